@@ -1,0 +1,1 @@
+"""Seal health datasets before they leave the machine."""
