@@ -1,0 +1,202 @@
+"""Random access: which bytes of an object to fetch for some plaintext, and how to open them. No I/O here."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from io import BytesIO
+
+from cryptography.exceptions import InvalidTag
+
+from sealedhealth.errors import InvalidInput
+from sealedhealth.format.chunks import ChunkOpener
+from sealedhealth.format.header import HEADER_SIZE, Header
+from sealedhealth.format.layout import (
+    CHUNK_SIZE,
+    DIGEST_SIZE,
+    PREFIX_SIZE,
+    SALT_SIZE,
+    SEALED_CHUNK_SIZE,
+    SEGMENT_CHUNKS,
+    SEGMENT_SIZE,
+    TAG_SIZE,
+    Layout,
+)
+from sealedhealth.format.segments import Buffer, DigestJob, Run, frozen, root_of
+from sealedhealth.format.verify import check_header, checked_trailer, tampered, too_long, too_short, wrong_key
+
+Span = tuple[int, int]
+
+_RUN_SEGMENTS = 4  # hashed in one go
+
+
+class RangeReader:
+    """Reads parts of an object whose header, salt, root and size the signed log has.
+
+    :meth:`plan` says what to fetch, :meth:`finish` checks and opens it::
+
+        spans = reader.plan([(0, 100), (5000, 6000)])
+        parts = reader.finish([(0, 100), (5000, 6000)], [(span, fetch(*span)) for span in spans])
+
+    The list of segment digests is part of the first plan only.  One reader may be used
+    from several threads.
+
+    Raises :class:`TruncatedError` for a size that no object has, and :class:`InvalidInput`
+    for a key that is not 32 bytes long.
+    """
+
+    def __init__(
+        self,
+        object_key: bytes,
+        header: Header,
+        *,
+        salt: bytes,
+        root: bytes,
+        sealed_size: int,
+        executor: Executor | None = None,
+    ) -> None:
+        self._header = header
+        self._salt = salt
+        self._root = root
+        self._layout = Layout.of_sealed(sealed_size)
+        self._chunks = ChunkOpener(object_key, salt, header.pack())
+        self._executor = executor
+        self._digests = b""  # known to be signed, once there
+
+    @property
+    def plain_size(self) -> int:
+        """Bytes of plaintext in the object."""
+        return self._layout.plain_size
+
+    def plan(self, ranges: Iterable[Span]) -> list[Span]:
+        """The spans of the sealed object to fetch for some ranges of plaintext, sorted and joined where they touch.
+
+        A range is ``(first byte, one past the last)``; it is cut off at the end of the
+        plaintext, as slices are.  An empty one needs nothing.  Raises :class:`InvalidInput`
+        for a negative position.
+        """
+        layout = self._layout
+        wanted: list[Span] = []
+        for start, stop in map(self._clipped, ranges):
+            if start < stop:
+                first, _ = layout.segment_span(start // SEGMENT_SIZE)
+                _, end = layout.segment_span((stop - 1) // SEGMENT_SIZE)
+                wanted.append((first, end))
+        if wanted and layout.segments > 1 and not self._digests:
+            wanted.append(layout.trailer_span)
+        spans: list[Span] = []
+        for lo, hi in sorted(wanted):
+            if spans and lo <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(hi, spans[-1][1]))
+            else:
+                spans.append((lo, hi))
+        return spans
+
+    def finish(self, ranges: Sequence[Span], fetched: Iterable[tuple[Span, Buffer]]) -> list[bytes]:
+        """The plaintext of each range, from spans of the sealed object that cover the plan for them.
+
+        Raises :class:`TruncatedError` when a span came shorter or longer than asked for,
+        :class:`TamperedError` for anything that differs from what was signed,
+        :class:`WrongKey` when it is intact and does not open, and :class:`InvalidInput`
+        when the spans do not cover the plan.
+        """
+        blobs = _Blobs(fetched)
+        clipped = [self._clipped(span) for span in ranges]
+        if any(start < stop for start, stop in clipped) and self._layout.segments > 1 and not self._digests:
+            self._digests = checked_trailer(self._layout, blobs.cut(self._layout.trailer_span), self._root)
+        segments = self._genuine(clipped, blobs)
+        try:
+            return [self._open(start, stop, segments) for start, stop in clipped]
+        except InvalidTag:
+            raise wrong_key() from None
+
+    def _clipped(self, span: Span) -> Span:
+        start, stop = span
+        if start < 0 or stop < 0:
+            raise InvalidInput("A range starts and ends at position 0 or later.")
+        return start, min(stop, self._layout.plain_size)
+
+    def _genuine(self, ranges: Iterable[Span], blobs: _Blobs) -> dict[int, memoryview]:
+        """The sealed chunks of every segment that the ranges touch, each checked."""
+        numbers: set[int] = set()
+        for start, stop in ranges:
+            if start < stop:
+                numbers.update(range(start // SEGMENT_SIZE, (stop - 1) // SEGMENT_SIZE + 1))
+        wanted = sorted(numbers)
+        views = {number: blobs.cut(self._layout.segment_span(number)) for number in wanted}
+        groups = [wanted[at : at + _RUN_SEGMENTS] for at in range(0, len(wanted), _RUN_SEGMENTS)]
+        executor = self._executor if len(groups) > 1 else None
+        jobs = [
+            DigestJob(Run([views[number] for number in group], [len(views[number]) for number in group]), executor)
+            for group in groups
+        ]
+        for group, job in zip(groups, jobs, strict=True):
+            digests = job.result()
+            for at, number in enumerate(group):
+                self._check_digest(number, digests[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE])
+        if 0 in views:
+            self._check_prefix(views[0][:PREFIX_SIZE])
+            views[0] = views[0][PREFIX_SIZE:]
+        return views
+
+    def _check_digest(self, segment: int, digest: bytes) -> None:
+        if self._layout.segments == 1:
+            genuine = root_of(self._layout.body_end, digest) == self._root
+        else:
+            genuine = self._digests[segment * DIGEST_SIZE : (segment + 1) * DIGEST_SIZE] == digest
+        if not genuine:
+            raise tampered(f"Segment {segment} of a sealed object is not the signed one.")
+
+    def _check_prefix(self, prefix: memoryview) -> None:
+        check_header(self._header, bytes(prefix[:HEADER_SIZE]))
+        if prefix[HEADER_SIZE : HEADER_SIZE + SALT_SIZE] != self._salt:
+            raise tampered("The salt of a sealed object is not the one that the log has for it.")
+        if prefix[HEADER_SIZE + SALT_SIZE :] != self._chunks.commitment:
+            raise wrong_key()
+
+    def _open(self, start: int, stop: int, segments: dict[int, memoryview]) -> bytes:
+        if start >= stop:
+            return b""
+        # The one way to fill a bytes object in place: a join would copy everything once more.
+        target = BytesIO(bytes(stop - start))
+        with target.getbuffer() as out:
+            for chunk in range(start // CHUNK_SIZE, (stop - 1) // CHUNK_SIZE + 1):
+                segment, place = divmod(chunk, SEGMENT_CHUNKS)
+                at = place * SEALED_CHUNK_SIZE
+                sealed = segments[segment][at : at + SEALED_CHUNK_SIZE]
+                first = chunk * CHUNK_SIZE
+                last = first + len(sealed) - TAG_SIZE
+                if start <= first and last <= stop:
+                    self._chunks.open_into(chunk, sealed, out[first - start : last - start])
+                else:
+                    plain = self._chunks.open(chunk, sealed)[max(0, start - first) : stop - first]
+                    lo = max(first, start) - start
+                    out[lo : lo + len(plain)] = plain
+        return target.getvalue()
+
+
+class _Blobs:
+    """Fetched spans, found by position; each has the length it was asked for."""
+
+    def __init__(self, fetched: Iterable[tuple[Span, Buffer]]) -> None:
+        self._blobs: list[tuple[int, int, memoryview]] = []
+        for (lo, hi), data in fetched:
+            view = frozen(data)
+            if len(view) < hi - lo:
+                raise too_short(len(view), hi - lo)
+            if len(view) > hi - lo:
+                raise too_long(hi - lo)
+            self._blobs.append((lo, hi, view))
+        self._blobs.sort(key=lambda blob: blob[:2])
+        self._starts = [lo for lo, _, _ in self._blobs]
+
+    def cut(self, span: Span) -> memoryview:
+        """The bytes of *span*, which lies within one of the fetched ones."""
+        lo, hi = span
+        at = bisect_right(self._starts, lo) - 1
+        if at >= 0:
+            first, end, view = self._blobs[at]
+            if hi <= end:
+                return view[lo - first : hi - first]
+        raise InvalidInput(f"The bytes {lo} to {hi} of a sealed object were not fetched.")
