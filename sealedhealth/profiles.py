@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sealedhealth.errors import AccessDenied, InvalidInput
+from sealedhealth.errors import AccessDenied, AlreadyExists, InvalidInput
 
 if TYPE_CHECKING:
     from sealedhealth.keys.base import AnchorStore, KeyService, Registry
@@ -59,9 +59,8 @@ _TABLE_KEYS = ("store", "datasets")
 _KEY_SERVICES = ("local",)
 # Store options that are secrets. They belong to the store's own credential chain (environment, credentials file,
 # instance role), never into a file that is copied around and pasted into tickets.
-_SECRET_OPTIONS = frozenset(
-    {"secret", "password", "token", "account_key", "sas_token", "connection_string", "client_secret", "credential"}
-)
+_SECRET_OPTION = re.compile("secret|password|passwd|token|credential|account_key|sas|connection_string", re.IGNORECASE)
+_URL_WITH_PASSWORD = re.compile(r"\w+://[^/@]*:[^/@]*@")
 _CONFIG_LIMIT = 1 << 20
 _PASSPHRASE_LIMIT = 4096
 
@@ -242,9 +241,9 @@ def _refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...], path: Path
 
 def _refuse_secrets(options: Mapping[str, Any], path: Path, where: str) -> None:
     for key, value in options.items():
-        if key in _SECRET_OPTIONS:
+        if _SECRET_OPTION.search(key) or (isinstance(value, str) and _URL_WITH_PASSWORD.match(value)):
             raise InvalidInput(
-                f"'{key}' in {where} of {path} is a secret, and a profile must not hold secrets.",
+                f"'{key}' in {where} of {path} is a secret, and a profile must not hold any.",
                 next="Give it to the store by its own means: environment variables, a credentials file, or a role.",
             )
         if isinstance(value, dict):
@@ -274,7 +273,7 @@ def _profile(name: str, table: Mapping[str, Any]) -> Profile:
 # --- connecting ---------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_connections: dict[tuple[Any, ...], KeyContext] = {}
+_connections: dict[tuple[object, ...], KeyContext] = {}
 _prompt: PassphrasePrompt | None = None
 
 
@@ -305,18 +304,20 @@ def connect(profile: Profile) -> KeyContext:
     WrongPassphrase
         The passphrase does not open the keystore.
     """
-    from sealedhealth.keys.local import LocalKeyService
+    from sealedhealth.keys.local import LocalKeyService, keystore_mode
 
-    key = (profile.name, profile.keys, profile.keystore)
+    key = _connection_key(profile)
     with _lock:
         context = _connections.get(key)
         if context is None:
-            if not LocalKeyService.exists(profile.keystore):
+            mode = keystore_mode(profile.keystore)
+            if mode is None:
                 raise AccessDenied(
                     f"There is no keystore at {profile.keystore}, and without one nothing can be sealed or opened.",
                     next="Make one with `sealedhealth keystore init`, or name another profile or SEALEDHEALTH_HOME.",
                 )
-            service = LocalKeyService.open(profile.keystore, lambda: _passphrase(profile, creating=False))
+            source = None if mode == "development" else lambda: _passphrase(profile, creating=False)
+            service = LocalKeyService.open(profile.keystore, passphrase=source)
             context = _connections[key] = KeyContext(service, service, service)
         return context
 
@@ -334,20 +335,37 @@ def create_keystore(profile: Profile, *, development: bool = False) -> KeyContex
     AccessDenied
         A passphrase is needed and nothing supplies one.
     """
-    from sealedhealth.keys.local import LocalKeyService
+    from sealedhealth.keys.local import LocalKeyService, keystore_mode
 
-    passphrase = None if development else _passphrase(profile, creating=True)
-    service = LocalKeyService.init(profile.keystore, passphrase, development=development)
+    if keystore_mode(profile.keystore) is not None:
+        raise AlreadyExists(f"There is a keystore at {profile.keystore} already.", safe="It is unchanged.")
+    # Typed once by the user, needed twice: to make the keystore and to open it. Later it is asked for like any other.
+    answers = [] if development else [_passphrase(profile, creating=True)] * 2
+
+    def source() -> str:
+        return answers.pop() if answers else _passphrase(profile, creating=False)
+
+    service = LocalKeyService.init(
+        profile.keystore, passphrase=None if development else source, development=development
+    )
     context = KeyContext(service, service, service)
     with _lock:
-        _connections[profile.name, profile.keys, profile.keystore] = context
+        _connections[_connection_key(profile)] = context
     return context
 
 
 def disconnect() -> None:
-    """Forget every connection of this process; the next :func:`connect` asks again."""
+    """Close every connection of this process; the next :func:`connect` asks again."""
     with _lock:
+        for context in _connections.values():
+            close = getattr(context.service, "close", None)
+            if close is not None:
+                close()
         _connections.clear()
+
+
+def _connection_key(profile: Profile) -> tuple[object, ...]:
+    return profile.name, profile.keys, profile.keystore, profile.passphrase_file
 
 
 def _passphrase(profile: Profile, *, creating: bool) -> str:
@@ -366,12 +384,19 @@ def _read_passphrase(path: Path) -> str:
     """The first and only line of *path*, without its line end."""
     try:
         with path.open("rb") as file:
-            data = file.read(_PASSPHRASE_LIMIT + 1)
+            private = os.name != "posix" or not os.fstat(file.fileno()).st_mode & 0o077
+            data = file.read(_PASSPHRASE_LIMIT + 1) if private else b""
     except OSError as error:
         raise AccessDenied(
             f"The passphrase file {path} cannot be read: {error.strerror}.",
             next="Correct SEALEDHEALTH_PASSPHRASE_FILE or the profile's passphrase_file.",
         ) from error
+    if not private:
+        raise AccessDenied(
+            f"Others than its owner may read the passphrase file {path}.",
+            safe="It was not used.",
+            next=f"chmod 600 {path}, and change the passphrase if somebody may have seen it.",
+        )
     # Bytes that are no UTF-8 become surrogates, which are refused below: a decoding error would carry the passphrase.
     text = data.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
     if any("\ud800" <= character <= "\udfff" for character in text):
