@@ -1,0 +1,70 @@
+"""Where sealed objects lie: local disks, S3, and whatever else fsspec reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter
+from sealedhealth.stores.errors import Scrubber, invalid_url
+
+__all__ = ["Buffer", "ObjectStore", "StoreWriter", "open_store"]
+
+
+def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStore:
+    """The store at ``url``.  No request is made.
+
+    Parameters
+    ----------
+    url:
+        A path, or any URL that fsspec knows: ``file://``, ``s3://bucket/prefix``, ``memory://``.
+    options:
+        Options of the fsspec file system, such as ``endpoint_url``, ``key`` and ``secret``.
+        They come from a profile, never from anything stored.
+
+    Raises
+    ------
+    InvalidInput
+        The URL or an option cannot be used, or the package for this kind of host is not installed.
+    """
+    options = dict(options or {})
+    shown = Scrubber(options)(url)
+    if "::" not in url and "://" in url and urlsplit(url).password is not None:
+        raise invalid_url(f"{shown} carries a password.", "Put credentials into the profile or the environment.")
+    if "\0" in url or not url:
+        raise invalid_url("The URL of a store is a path or a URL.", "Give one, such as s3://bucket/dataset.")
+
+    from fsspec.core import split_protocol, url_to_fs  # costs 50 ms: only when a store is opened
+    from fsspec.implementations.local import LocalFileSystem
+
+    protocol = split_protocol(url)[0] or "file"
+    made_with = dict(options)
+    if protocol in {"s3", "s3a"}:
+        from sealedhealth.stores.s3 import s3_options
+
+        made_with = s3_options(options)
+    # A listing from a cache could hide what another process has written.
+    if protocol not in {"file", "local", "memory"}:
+        made_with.setdefault("use_listings_cache", False)
+    try:
+        fs, root = url_to_fs(url, **made_with)
+    except ImportError as error:
+        extra = "s3" if protocol in {"s3", "s3a"} else protocol
+        raise invalid_url(
+            f"{shown} needs a package that is not installed ({error.name or error}).",
+            f"Install it: pip install 'sealedhealth[{extra}]', or see fsspec's documentation for {protocol}.",
+        ) from None
+    except (TypeError, ValueError) as error:
+        said = Scrubber(options)(str(error))
+        raise invalid_url(f"{shown} cannot be opened: {said}.", "Correct the URL or the store's options.") from None
+
+    if isinstance(fs, LocalFileSystem):
+        from sealedhealth.stores.local import LocalStore
+
+        return LocalStore(fs, root, options=options)
+    if protocol in {"s3", "s3a"}:
+        from sealedhealth.stores.s3 import S3Store
+
+        return S3Store(fs, root, options=options)
+    return ObjectStore(fs, root, options=options)
