@@ -1,0 +1,126 @@
+"""Fixtures for all tests: a clean environment, and hosts to put things on."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+from hypothesis import settings
+
+from sealedhealth.stores import ObjectStore, open_store
+
+# Machines of CI stall; examples that failed are printed as code to paste, not kept on disk.
+settings.register_profile("sealedhealth", deadline=None, print_blob=True, database=None)
+settings.load_profile("sealedhealth")
+
+BUCKET = "foreign-host"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--long``."""
+    parser.addoption("--long", action="store_true", help="walk every step of the fault tests, not a sample")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the keystore, the profiles or the credentials of whoever runs it; gives the home it sees."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SEALEDHEALTH_HOME", str(home))
+    for name in ("SEALEDHEALTH_CONFIG", "SEALEDHEALTH_PASSPHRASE_FILE", "SEALEDHEALTH_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return home
+
+
+@pytest.fixture
+def long_walk(request: pytest.FixtureRequest) -> bool:
+    """Whether the fault tests should walk every step."""
+    return bool(request.config.getoption("--long"))
+
+
+# --- hosts -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty place on a host for one dataset."""
+
+    kind: str
+    url: str
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def store(self) -> ObjectStore:
+        """The store here."""
+        return open_store(self.url, self.options)
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """moto's S3 server with an empty bucket, one per worker."""
+    with servers.moto(tmp_path_factory.mktemp("moto")) as server:
+        _make_bucket(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """SeaweedFS with an empty bucket, one per worker."""
+    with servers.seaweed(tmp_path_factory.mktemp("weed")) as server:
+        _make_bucket(server)
+        yield server
+
+
+def _make_bucket(server: servers.S3Server) -> None:
+    from s3fs import S3FileSystem
+
+    S3FileSystem(**server.options, skip_instance_cache=True).mkdir(BUCKET)
+
+
+MakePlace = Callable[[str], Place]
+
+
+@pytest.fixture
+def make_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MakePlace:
+    """Make an empty place on a host of a kind: memory, local, moto or seaweed."""
+
+    def make(kind: str) -> Place:
+        unique = uuid.uuid4().hex
+        if kind == "memory":
+            return Place(kind, f"memory://{unique}/dataset")
+        if kind == "local":
+            return Place(kind, str(tmp_path_factory.mktemp("host") / "dataset"))
+        server: servers.S3Server = request.getfixturevalue(f"{kind}_server")
+        return Place(kind, f"s3://{BUCKET}/{unique}/dataset", server.options)
+
+    return make
+
+
+QUICK = ["memory", "local"]
+SERVERS = [pytest.param("moto", marks=pytest.mark.moto), pytest.param("seaweed", marks=pytest.mark.seaweed)]
+
+
+@pytest.fixture(params=QUICK)
+def quick_place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
+    """Each host that needs no server, in turn."""
+    return make_place(request.param)
+
+
+@pytest.fixture(params=[*QUICK, *SERVERS])
+def any_place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
+    """Each kind of host in turn, those with real servers too."""
+    return make_place(request.param)
+
+
+@pytest.fixture(params=SERVERS)
+def s3_place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
+    """Each S3 server in turn."""
+    return make_place(request.param)

