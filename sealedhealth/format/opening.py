@@ -24,7 +24,15 @@ from sealedhealth.format.segments import (
     root_of,
     trailer_of,
 )
-from sealedhealth.format.verify import check_header, checked_trailer, tampered, too_long, too_short, wrong_key
+from sealedhealth.format.verify import (
+    altered_segment,
+    check_header,
+    checked_trailer,
+    tampered,
+    too_long,
+    too_short,
+    wrong_key,
+)
 
 
 def open_sealed(
@@ -170,11 +178,11 @@ class Opener:
             job = self._jobs.popleft()
             digests = job.result()
             if self._layout.segments == 1:
-                genuine = root_of(self._layout.body_end, digests) == self._root
+                signed = digests if root_of(self._layout.body_end, digests) == self._root else b""
             else:
-                genuine = self._digests[self._checked : self._checked + len(digests)] == digests
-            if not genuine:
-                raise tampered(f"Segment {self._checked // DIGEST_SIZE} of a sealed object is not the signed one.")
+                signed = self._digests[self._checked : self._checked + len(digests)]
+            if digests != signed:
+                raise altered_segment(self._checked // DIGEST_SIZE, digests, signed)
             skip = 0 if self._checked else HEADER_SIZE
             self._checked += len(digests)
             yield from self._decrypt(job.run, skip)

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 
 from sealedhealth.errors import TamperedError, TruncatedError, WrongKey
 from sealedhealth.format.header import HEADER_SIZE, ID_SIZE, Header
-from sealedhealth.format.layout import Layout
+from sealedhealth.format.layout import DIGEST_SIZE, Layout
 from sealedhealth.format.segments import Buffer, SegmentHasher, frozen, root_of, trailer_of
 
 _SAFE = "Nothing that failed the check was let out."
@@ -72,6 +72,14 @@ def check_header(expected: Header, found: bytes) -> None:
     if found[: HEADER_SIZE - ID_SIZE] == wanted[: HEADER_SIZE - ID_SIZE]:
         raise tampered("Another sealed object was put in the place of this one.")
     raise tampered("The header of a sealed object is not the signed one.")
+
+
+def altered_segment(first: int, digests: bytes, signed: bytes) -> TamperedError:
+    """The error for segments from number *first* on whose joined digests differ from the signed ones."""
+    same = 0
+    while digests[same : same + DIGEST_SIZE] == signed[same : same + DIGEST_SIZE]:
+        same += DIGEST_SIZE
+    return tampered(f"Segment {first + same // DIGEST_SIZE} of a sealed object is not the signed one.")
 
 
 def tampered(what: str) -> TamperedError:
