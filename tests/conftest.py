@@ -65,7 +65,7 @@ class Place:
 
 @pytest.fixture(scope="session")
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
-    """moto's S3 server with an empty bucket, one per worker."""
+    """The S3 server of moto with an empty bucket, one per worker."""
     with servers.moto(tmp_path_factory.mktemp("moto")) as server:
         _make_bucket(server)
         yield server

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +18,13 @@ from typing import Any
 
 REGION = "eu-west-3"
 START_SECONDS = 60
-_PR_SET_PDEATHSIG = 1
+# A worker that is killed must not leave its servers behind: 1 is PR_SET_PDEATHSIG, 9 is SIGKILL.
+_DIE_WITH_PARENT = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,16 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _die_with_parent() -> None:
-    # A worker that is killed must not leave its servers behind.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 @contextlib.contextmanager
 def _running(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-S", "-c", _DIE_WITH_PARENT, *command],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
         try:
             yield process
@@ -96,7 +94,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], folder: Path) -> 
 
 @contextlib.contextmanager
 def moto(folder: Path) -> Iterator[S3Server]:
-    """moto's S3 server."""
+    """The S3 server of moto."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -55,7 +55,7 @@ def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStor
             f"{shown} needs a package that is not installed ({error.name or error}).",
             f"Install it: pip install 'sealedhealth[{extra}]', or see fsspec's documentation for {protocol}.",
         ) from None
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         said = Scrubber(options)(str(error))
         raise invalid_url(f"{shown} cannot be opened: {said}.", "Correct the URL or the store's options.") from None
 

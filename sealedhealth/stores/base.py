@@ -255,7 +255,7 @@ class ObjectStore:
         """
         path = self._path(prefix.strip("/")) if prefix.strip("/") else self.root
         try:
-            found = self._do(f"list {prefix} of {self.url}", lambda: self.fs.find(path, detail=True))
+            found = self._do(f"list {prefix or 'everything'} of {self.url}", lambda: self.fs.find(path, detail=True))
         except MissingError:
             return
         top = len(self._bare(self.root)) + 1

@@ -67,7 +67,7 @@ class LocalStore(ObjectStore):
                     _write_all(file, data)
                 finally:
                     os.close(file)  # network disks tell only here that they are full
-                os.replace(temporary, path)  # noqa: PTH105 - pathlib costs more than the call
+                os.replace(temporary, path)
             except BaseException:
                 _unlink(temporary)
                 raise
@@ -91,12 +91,12 @@ class LocalStore(ObjectStore):
 
     def _make_directory(self, directory: str) -> None:
         created = []
-        while directory and not os.path.isdir(directory):  # noqa: PTH112 - as above
+        while directory and not os.path.isdir(directory):
             created.append(directory)
             directory = directory.rpartition("/")[0]
         for missing in reversed(created):
             with suppress(FileExistsError):
-                os.mkdir(missing)  # noqa: PTH102 - as above
+                os.mkdir(missing)
             self._written.add(missing)
 
     def delete_many(self, names: Iterable[str]) -> None:
@@ -222,7 +222,7 @@ class _LocalWriter(StoreWriter):
     def _finish(self) -> None:
         file, self._file = self._file, -1
         os.close(file)
-        os.replace(self._temporary, self._path)  # noqa: PTH105 - as above
+        os.replace(self._temporary, self._path)
         self._temporary = ""
         self._store._written.add(self._path)
 
@@ -305,7 +305,7 @@ def _scan(directory: str) -> builtins.list[os.DirEntry[str]]:
 
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError, NotADirectoryError):
-        os.unlink(path)  # noqa: PTH108 - as above
+        os.unlink(path)
 
 
 def _sync(path: str) -> None:

@@ -1,0 +1,74 @@
+"""From a URL to a store, without a request and without a heavy import."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from sealedhealth.errors import InvalidInput
+from sealedhealth.stores import open_store
+from sealedhealth.stores.s3 import S3Store, s3_options
+
+SECRET = {"key": "AKIAEXAMPLE", "secret": "wJalrXUtnFEMI"}
+
+
+def test_importing_stores_imports_no_client():
+    """Neither s3fs nor fsspec is loaded before a store is opened, and s3fs only for S3."""
+    code = (
+        "import sys, sealedhealth.stores as s; heavy = {'fsspec', 's3fs', 'botocore', 'aiohttp', 'requests', 'pandas'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "s.open_store('/tmp/nowhere'); s.open_store('memory://nowhere');"
+        "assert not (heavy - {'fsspec'}) & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/prefix", "s3a://bucket/prefix/"])
+def test_s3(url):
+    """S3 needs no connection to be opened; its URL has one spelling and no credentials."""
+    store = open_store(url, SECRET)
+    assert isinstance(store, S3Store)
+    assert store.url == "s3://bucket/prefix"
+    assert repr(store) == "S3Store('s3://bucket/prefix')"
+
+
+def test_s3_settings_of_the_caller_win():
+    """Defaults are filled in around what the caller sets, which is not changed."""
+    given = {"config_kwargs": {"max_pool_connections": 3}, "key": "x"}
+    made = s3_options(given)
+    assert made["config_kwargs"]["max_pool_connections"] == 3
+    assert made["config_kwargs"]["request_checksum_calculation"] == "when_required"
+    assert given == {"config_kwargs": {"max_pool_connections": 3}, "key": "x"}
+
+
+@pytest.mark.parametrize("url", ["s3://AKIAEXAMPLE:wJalrXUtnFEMI@bucket/x", "sftp://me:hunter2@host/x"])
+def test_a_password_in_a_url_is_refused(url):
+    """URLs end up in logs and histories: credentials belong elsewhere, and the error does not repeat them."""
+    with pytest.raises(InvalidInput) as caught:
+        open_store(url)
+    assert "wJalrXUtnFEMI" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "nosuch://host/x", "a\0b"])
+def test_urls_that_are_none(url):
+    """One clear error."""
+    with pytest.raises(InvalidInput):
+        open_store(url)
+
+
+def test_options_that_contradict_are_refused():
+    """The client's complaint becomes one clear error; no value is shown."""
+    with pytest.raises(InvalidInput) as caught:
+        open_store("s3://bucket/x", {**SECRET, "username": "AKIAEXAMPLE2"})
+    assert "AKIAEXAMPLE" not in str(caught.value)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    """The error says what to install."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    importlib.import_module("fsspec.registry")  # as an attribute of fsspec it is hidden by a dict
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(InvalidInput, match=r"pip install 'sealedhealth\[s3\]'"):
+        open_store("s3://bucket/x", SECRET)
