@@ -1,0 +1,480 @@
+"""Reading the log: anchors say what is the latest, the store says the rest, nothing is believed unchecked.
+
+The I/O around the pure parts: :class:`Log` finds the newest anchor, checks links
+and change sets in order, loads checkpoints, and opens what the caller may open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from sealedhealth.errors import (
+    AnchorRolledBack,
+    IntegrityError,
+    KeyDestroyed,
+    MalformedError,
+    MissingError,
+    NotFound,
+    RolledBack,
+    RosterViolation,
+    TamperedError,
+)
+from sealedhealth.keys.base import AnchorEntry, AnchorStore, DataKey, PolicyRef, WrappedKey
+from sealedhealth.log.changeset import CHANGE_SET_LIMIT, ChangeKind, ChangeSet
+from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest, SegmentRef, open_content
+from sealedhealth.log.content import ContentState
+from sealedhealth.log.envelope import ROOT_AUTHOR, verify_envelope
+from sealedhealth.log.link import DESCRIPTOR_SIZE, LINK_LIMIT, CheckpointRef, Descriptor, Link, file_digest
+from sealedhealth.log.roster import Policy, Role
+from sealedhealth.log.section import Section
+from sealedhealth.log.state import Accepted, LogState, VoidLink
+from sealedhealth.stores import ObjectStore
+
+__all__ = ["Log", "LogStep", "Opener", "change_name", "checkpoint_name", "link_name", "object_name"]
+
+DESCRIPTOR_NAME = ".sealedhealth/dataset"
+_PROBES = 8  #: anchors read at once
+_LOOK_BACK = 64  #: links to look at for a checkpoint
+
+
+def link_name(sequence: int) -> str:
+    """Where the copy of a link stands on the store."""
+    return f".sealedhealth/log/{sequence:012d}"
+
+
+def change_name(change_id: bytes) -> str:
+    """Where a change set stands on the store."""
+    return f".sealedhealth/changes/{change_id.hex()}"
+
+
+def checkpoint_name(part_id: bytes) -> str:
+    """Where a manifest or segment of a checkpoint stands on the store."""
+    return f".sealedhealth/checkpoints/{part_id.hex()}"
+
+
+def object_name(object_id: bytes) -> str:
+    """Where a sealed object stands on the store."""
+    name = object_id.hex()
+    return f"objects/{name[:2]}/{name}"
+
+
+class Opener(Protocol):
+    """Gives data keys to whoever may have them."""
+
+    def __call__(self, wrapped: Sequence[WrappedKey]) -> Mapping[bytes, DataKey]:
+        """Data keys by id, in one batch; those whose wrap is not genuine are left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogStep:
+    """One anchor, replayed."""
+
+    entry: AnchorEntry
+    link: Link | None  #: None when void
+    accepted: tuple[Accepted, ...] = ()
+    void: str = ""  #: why the link counts for nothing
+
+
+@dataclass(slots=True)
+class Log:
+    """The log of one dataset on one store, under one key service."""
+
+    store: ObjectStore
+    anchors: AnchorStore
+    dataset_id: bytes
+    descriptor: Descriptor = field(init=False)
+    _initial: LogState = field(init=False, repr=False)
+    _pool: ThreadPoolExecutor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        raw = self.store.get(DESCRIPTOR_NAME, limit=DESCRIPTOR_SIZE)
+        self.descriptor = Descriptor.load(raw, dataset_id=self.dataset_id)
+        self._initial = LogState.initial(self.descriptor, raw)
+        self._pool = ThreadPoolExecutor(_PROBES, thread_name_prefix="sealedhealth-anchors")
+
+    # -- anchors --------------------------------------------------------------------------
+
+    def anchor(self, sequence: int) -> AnchorEntry | None:
+        """The anchor of one sequence number."""
+        return self.anchors.read_anchor(self.dataset_id, sequence)
+
+    def anchors_from(self, first: int, last: int | None = None) -> list[AnchorEntry]:
+        """Every anchor from *first* to *last*, or to the last before a gap."""
+        found: list[AnchorEntry] = []
+        while last is None or first + len(found) <= last:
+            start = first + len(found)
+            # One probe alone first: usually there is nothing new.
+            stop = start + (_PROBES if found else 1)
+            numbers = range(start, stop if last is None else min(stop, last + 1))
+            for entry in self._pool.map(self.anchor, numbers) if len(numbers) > 1 else map(self.anchor, numbers):
+                if entry is None:
+                    return found
+                found.append(entry)
+        return found
+
+    def newest(self, least: int = -1) -> int:
+        """The sequence number of the newest anchor, at least *least*; -1 when there is none.
+
+        Probes in growing steps, then halves: entries are contiguous as long as nobody wasted
+        numbers, and :meth:`anchors_from` finds out when somebody did.
+        """
+        low, step = least, 1
+        while self.anchor(low + step) is not None:
+            low += step
+            step *= 2
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.anchor(middle) is None:
+                high = middle
+            else:
+                low = middle
+        return low
+
+    def links_between(self, first: int, last: int) -> dict[int, bytes]:
+        """Links *first* to *last* by sequence: copies on the store where they are, else anchors. Unchecked."""
+        names = {link_name(sequence): sequence for sequence in range(first, last + 1)}
+        copies = self.store.get_many(list(names), limit=LINK_LIMIT, missing_ok=True)
+        return {names[name]: data for name, data in copies.items()}
+
+    # -- starting points ---------------------------------------------------------------------
+
+    def start(self) -> LogState:
+        """The state before the first commit."""
+        return self._initial.copy()
+
+    def policy(self, ref: PolicyRef) -> Policy:
+        """The policy that the key service's registry names, read from the store and checked."""
+        name = change_name(ref.change_id)
+        raw = self.store.get(name, limit=CHANGE_SET_LIMIT)
+        if file_digest(raw) != ref.digest:
+            raise TamperedError(f"The policy on the store ({name}) is not the one that the key service names.")
+        return self._read_policy(raw)
+
+    def _read_policy(self, raw: bytes) -> Policy:
+        envelope = ChangeSet.split(raw)
+        if envelope.author_id != ROOT_AUTHOR:
+            raise RosterViolation("A policy is not signed by the root key.")
+        verify_envelope(envelope, self.descriptor.root_key)
+        change = ChangeSet.read(envelope)
+        if change.policy is None or change.dataset_id != self.dataset_id:
+            raise RosterViolation("A policy belongs to another dataset, or is none.")
+        return change.policy
+
+    def checkpoint(self, ref: CheckpointRef, trusted: Policy) -> tuple[Manifest, LogState]:
+        """Load and check a checkpoint manifest; *trusted* is the newest policy known.
+
+        Raises
+        ------
+        MissingError, IntegrityError
+            It is not there, or not a checkpoint by a curator of *trusted* for the anchored link.
+        """
+        raw = self.store.get(checkpoint_name(ref.checkpoint_id), limit=min(MANIFEST_LIMIT, ref.size))
+        if file_digest(raw) != ref.digest:
+            raise TamperedError("A checkpoint on the store is not the one that the log names.")
+        envelope = Manifest.split(raw)
+        if envelope.author_id == ROOT_AUTHOR:
+            key = self.descriptor.root_key
+        else:
+            author = trusted.authors.get(envelope.author_id)
+            if author is None or not author.may(Role.CURATOR):
+                raise RosterViolation("A checkpoint is not signed by a curator of the roster.")
+            key = author.public_key
+        verify_envelope(envelope, key)
+        manifest = Manifest.read(envelope)
+        if (manifest.dataset_id, manifest.checkpoint_id, manifest.sequence) != (
+            self.dataset_id,
+            ref.checkpoint_id,
+            ref.sequence,
+        ):
+            raise RosterViolation("A checkpoint belongs to another dataset or commit.")
+        entry = self.anchor(manifest.sequence)
+        if entry is None or file_digest(entry.link) != manifest.link:
+            raise RosterViolation("A checkpoint is bound to a link that was not committed.")
+        state = manifest.restore(self._initial)
+        policy_raw = self.store.get(change_name(manifest.policy_ref.change_id), limit=CHANGE_SET_LIMIT)
+        if file_digest(policy_raw) != manifest.policy_ref.digest:
+            raise TamperedError("The policy on the store is not the one that a checkpoint names.")
+        policy = self._read_policy(policy_raw)
+        if policy.version != manifest.policy_version:
+            raise RosterViolation("A checkpoint names another version of the policy than it brings.")
+        state.policy = policy
+        state.checkpoint = ref
+        return manifest, state
+
+    def nearest_checkpoint(self, newest: int, trusted: Policy) -> tuple[Manifest, LogState] | None:
+        """The checkpoint that the links up to *newest* point to; ``None`` when there is none.
+
+        A link is believed for nothing but where to look. What a curator's link points to has to
+        be there and genuine; anybody else's pointer that leads nowhere is passed over, since a
+        stolen producer could have written it.
+
+        Raises
+        ------
+        MissingError, IntegrityError
+            The checkpoint that a curator points to is missing, forged or altered.
+        """
+        tried: set[bytes] = set()
+        for sequence in range(newest, max(newest - _LOOK_BACK, -1), -1):
+            entry = self.anchor(sequence)
+            if entry is None:
+                continue
+            try:
+                link = self._believed(entry.link, trusted)
+            except IntegrityError:
+                continue
+            author = trusted.authors.get(link.author_id)
+            curator = author is None or author.may(Role.CURATOR)  # no author: the root key
+            hint = link.checkpoint
+            if hint is None or hint.sequence > sequence:
+                if curator:
+                    return None
+                continue
+            if hint.digest in tried:
+                continue
+            tried.add(hint.digest)
+            try:
+                return self.checkpoint(hint, trusted)
+            except IntegrityError:
+                if curator:
+                    raise
+        return None
+
+    def _believed(self, raw: bytes, trusted: Policy) -> Link:
+        envelope = Link.split(raw)
+        author = trusted.authors.get(envelope.author_id)
+        if envelope.author_id == ROOT_AUTHOR:
+            verify_envelope(envelope, self.descriptor.root_key)
+        elif author is None or not author.active:
+            raise RosterViolation("The link's author is not on the roster.")
+        else:
+            verify_envelope(envelope, author.public_key)
+        return Link.read(envelope)
+
+    # -- replay ------------------------------------------------------------------------------
+
+    def replay(
+        self, state: LogState, entries: Sequence[AnchorEntry], known: Mapping[bytes, bytes] | None = None
+    ) -> list[LogStep]:
+        """Advance *state* (changed in place) over *entries*; *known* are change-set files at hand.
+
+        Raises
+        ------
+        MissingError
+            The store lacks a change set of a valid link.
+        TamperedError
+            A change set is not the one that was committed.
+        """
+        fetched = dict(known or {})
+        fetched.update(self._prefetch(entries, fetched))
+        steps: list[LogStep] = []
+        for entry in entries:
+            try:
+                link = state.check_link(entry.sequence, entry.link)
+            except VoidLink as void:
+                state.skip(entry.sequence, void.what)
+                steps.append(LogStep(entry, None, void=void.what))
+                continue
+            lacking = [ref for ref in link.changes if ref.change_id not in fetched]
+            if lacking:
+                raise MissingError(
+                    f"The store lacks the change set {lacking[0].change_id.hex()} of commit {link.sequence}.",
+                    safe="Nothing was skipped: a commit counts whole or not at all.",
+                    next=f"Restore {change_name(lacking[0].change_id)} from a copy of the store.",
+                )
+            accepted = state.advance(link, entry.link, {ref.change_id: fetched[ref.change_id] for ref in link.changes})
+            for ref in link.changes:
+                del fetched[ref.change_id]
+            steps.append(LogStep(entry, link, tuple(accepted)))
+        return steps
+
+    def _prefetch(self, entries: Sequence[AnchorEntry], known: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """All change sets that plausible links name, in one go; whether a link counts is decided later."""
+        wanted: dict[str, bytes] = {}
+        largest = 0
+        for entry in entries:
+            try:
+                link = Link.read(Link.split(entry.link))
+            except IntegrityError:
+                continue
+            for ref in link.changes:
+                if ref.change_id not in known:
+                    wanted[change_name(ref.change_id)] = ref.change_id
+                    largest = max(largest, ref.size)
+        if not wanted:
+            return {}
+        files = self.store.get_many(list(wanted), limit=largest, missing_ok=True)
+        return {wanted[name]: data for name, data in files.items()}
+
+    # -- content -----------------------------------------------------------------------------
+
+    def load_content(
+        self, manifest: Manifest, compartments: Collection[bytes], keys: Opener
+    ) -> dict[bytes, ContentState]:
+        """The content of the given compartments at a checkpoint."""
+        refs = [ref for ref in manifest.segments if ref.compartment_id in compartments]
+        data_keys = keys(list({ref.wrapped.key_id: ref.wrapped for ref in refs}.values()))
+        names = {checkpoint_name(ref.object_id): ref for ref in refs}
+        files = self.store.get_many(list(names), limit=max((ref.size for ref in refs), default=0))
+        by_id = {names[name].object_id: data for name, data in files.items()}
+        present = {ref.compartment_id for ref in refs}
+        return {c: open_content(manifest, c, data_keys, by_id) for c in compartments if c in present}
+
+    def apply_content(
+        self,
+        contents: dict[bytes, ContentState],
+        state: LogState,
+        steps: Sequence[LogStep],
+        keys: Opener,
+        *,
+        compartments: Collection[bytes],
+        after: Callable[[LogStep], None] | None = None,
+    ) -> None:
+        """Apply the sealed sections of *steps* to *contents* (changed in place).
+
+        Data keys come in two batches at most: those of the sections, then those of older
+        objects that copies and moves refer to.
+
+        Raises
+        ------
+        KeyDestroyed
+            A section's data key was destroyed: this part of the history cannot be replayed any more.
+        """
+        sections, data_keys = self._sections(state, steps, keys, compartments)
+        old = {
+            row.data_key_id
+            for section in sections.values()
+            if section is not None
+            for row in section.old_objects
+            if row.data_key_id in state.keys and row.data_key_id not in state.destroyed
+        }
+        data_keys |= keys([state.keys[key_id].wrapped for key_id in old - data_keys.keys()])
+
+        def key_of(key_id: bytes) -> DataKey | None:
+            if key_id in data_keys or key_id in state.destroyed:
+                return data_keys.get(key_id)
+            raise RosterViolation("It names a data key that the log does not have, or whose wrap is not genuine.")
+
+        for step in steps:
+            for accepted in step.accepted:
+                for compartment in compartments:
+                    if compartment in accepted.policy.compartments:
+                        content = contents.setdefault(compartment, ContentState(compartment))
+                        _apply_one(content, state, accepted, sections, key_of)
+            if after is not None:
+                after(step)
+
+    def _sections(
+        self, state: LogState, steps: Sequence[LogStep], keys: Opener, compartments: Collection[bytes]
+    ) -> tuple[dict[tuple[bytes, bytes], Section | None], dict[bytes, DataKey]]:
+        wanted = [
+            (accepted.change, ref)
+            for step in steps
+            for accepted in step.accepted
+            for ref in accepted.change.sections
+            if ref.compartment_id in compartments
+        ]
+        for _, ref in wanted:
+            if ref.data_key_id in state.destroyed:
+                raise KeyDestroyed(
+                    f"A data key of this part of the history was destroyed in commit {state.destroyed[ref.data_key_id]}.",
+                    safe="Later snapshots open.",
+                    next="Open a snapshot after the destruction.",
+                )
+        needed = {
+            wrapped.key_id: state.keys[wrapped.key_id].wrapped
+            for change, _ in wanted
+            for wrapped in change.keys
+            if wrapped.kek.compartment_id in compartments and wrapped.key_id in state.keys
+            if wrapped.key_id not in state.destroyed
+        }
+        data_keys = dict(keys(list(needed.values())))
+        sections: dict[tuple[bytes, bytes], Section | None] = {}
+        for change, ref in wanted:
+            section = None
+            if ref.data_key_id in data_keys:
+                # Whatever is wrong in here is the author's doing, not the host's: the digest of the file says so.
+                with suppress(IntegrityError):
+                    section = Section.read(change.open_section(ref, data_keys[ref.data_key_id]))
+            sections[change.change_id, ref.compartment_id] = section
+        return sections, data_keys
+
+
+def _apply_one(
+    content: ContentState,
+    state: LogState,
+    accepted: Accepted,
+    sections: Mapping[tuple[bytes, bytes], Section | None],
+    key_of: Callable[[bytes], DataKey | None],
+) -> None:
+    change = accepted.change
+    if change.kind is ChangeKind.DESTROY:
+        content.destroy(accepted.sequence, frozenset(change.destroyed), state.keys)
+    elif change.kind is ChangeKind.COLLECT:
+        content.collected(frozenset(change.collected))
+    place = change.change_id, content.compartment_id
+    if place not in sections:
+        return
+    section = sections[place]
+    if section is None:
+        content.refuse(accepted, "Its sealed section is not what its author's public part says.")
+    else:
+        content.apply(accepted, section, key_of)
+
+
+def check_seen(log: Log, state: LogState, seen_sequence: int, seen_digest: bytes) -> None:
+    """Check that what this client saw last is an ancestor of what it sees now.
+
+    Raises
+    ------
+    RolledBack
+        The anchors end before what was seen, or hold something else there.
+    """
+    entry = log.anchor(seen_sequence)
+    if entry is None or state.sequence < seen_sequence:
+        raise AnchorRolledBack(
+            f"This client has seen commit {seen_sequence}, and the key service's anchors end before it.",
+            safe="Nothing was opened.",
+            next="Find out whether the key service was restored from an old backup; the store still has the later log.",
+        )
+    if file_digest(entry.link) != seen_digest:
+        raise RolledBack(
+            f"Commit {seen_sequence} is not the one that this client has seen.",
+            safe="Nothing was opened.",
+            next="Two histories exist. Ask the data controller which one is genuine.",
+        )
+
+
+def check_store_not_ahead(log: Log, state: LogState) -> bool:
+    """Look whether the store has a valid link after the newest anchor.
+
+    Returns
+    -------
+    Whether the anchors moved on in the meantime, so that the caller has to look again.
+
+    Raises
+    ------
+    AnchorRolledBack
+        The log on the store goes on where the anchors end.
+    """
+    following = state.sequence + 1
+    raw = log.store.get_many([link_name(following)], limit=LINK_LIMIT, missing_ok=True).get(link_name(following))
+    if raw is None:
+        return False
+    try:
+        state.copy().check_link(following, raw)
+    except VoidLink:
+        return False  # not a commit: the host may put there what it likes
+    if log.anchor(following) is not None:
+        return True  # committed between our two looks
+    raise AnchorRolledBack(
+        f"The log on the store goes on after commit {state.sequence}, where the key service's anchors end.",
+        safe="Nothing was opened or written.",
+        next="The key service was probably restored from an old backup: restore a newer one.",
+    )

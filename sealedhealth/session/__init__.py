@@ -1,0 +1,22 @@
+"""Sessions: datasets opened, read, changed and maintained."""
+
+from sealedhealth.session.admin import create_dataset, set_author
+from sealedhealth.session.session import CommitInfo, EntryReader, Session
+from sealedhealth.session.snapshot import Snapshot, View
+from sealedhealth.session.transaction import Committed, EntryWriter, Transaction
+from sealedhealth.session.urls import find_root, normal_url
+
+__all__ = [
+    "CommitInfo",
+    "Committed",
+    "EntryReader",
+    "EntryWriter",
+    "Session",
+    "Snapshot",
+    "Transaction",
+    "View",
+    "create_dataset",
+    "find_root",
+    "normal_url",
+    "set_author",
+]

@@ -1,0 +1,205 @@
+"""What the data controller does: make a dataset, and say who may do what in it.
+
+Policy change sets are signed by the root key.  The key service's registry records
+the newest policy, so that readers accept nothing older.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from sealedhealth.errors import AlreadyExists, InvalidInput, KeyMissing, NotFound
+from sealedhealth.keys.base import DatasetRef, Kek, PolicyRef, WrappedKey
+from sealedhealth.keys.keyring import Keyring, SealingKey
+from sealedhealth.log.changeset import ChangeKind, ChangeSet, SectionRef, seal_section
+from sealedhealth.log.envelope import ROOT_AUTHOR
+from sealedhealth.log.link import ChangeRef, Descriptor, Link, dataset_id_of, file_digest
+from sealedhealth.log.paths import canonical
+from sealedhealth.log.replay import DESCRIPTOR_NAME, change_name, link_name
+from sealedhealth.log.roster import Author, Policy, Role, Settings
+from sealedhealth.log.section import AuthorNote, Section
+from sealedhealth.log.strict import microseconds
+from sealedhealth.profiles import KeyContext, Profile, connect
+from sealedhealth.session.commit import Request, submit
+from sealedhealth.session.engine import Engine, root_key_name
+from sealedhealth.session.session import Session
+from sealedhealth.session.urls import find_root, normal_url
+from sealedhealth.stores import open_store
+
+__all__ = ["create_dataset", "set_author"]
+
+DEFAULT_COMPARTMENT = "default"
+
+
+def create_dataset(url: str, profile: Profile, *, settings: Settings | None = None) -> Session:
+    """Make an empty dataset at *url* and open it.
+
+    The identity of *profile* becomes its first author, with every role and no prefix; the
+    new root key stays in the key service.
+
+    Raises
+    ------
+    AlreadyExists
+        The URL, or one above it, belongs to a dataset already, or the store holds one there.
+    """
+    url = normal_url(url)
+    context = connect(profile)
+    _refuse_existing(url, profile)
+    store = open_store(url, profile.store)
+    if store.exists(DESCRIPTOR_NAME):
+        raise AlreadyExists(
+            f"The store holds a dataset at {url} that this key service does not know.",
+            safe="It is unchanged.",
+            next="Choose another URL, or register the dataset if it is yours.",
+        )
+    service = context.service
+    nonce = os.urandom(32)
+    root_name = root_key_name(nonce)
+    root_key = service.create_author(root_name).public_key
+    dataset_id = dataset_id_of(root_key, nonce)
+    try:
+        author_key = service.author(profile.author)
+    except KeyMissing:
+        author_key = service.create_author(profile.author)
+
+    compartment = os.urandom(16)
+    kek = Kek(dataset_id, compartment)
+    service.create(kek)
+    author = Author(os.urandom(16), author_key.public_key, frozenset(Role), frozenset([compartment]))
+    policy = Policy(1, (compartment,), {author.author_id: author}, settings or Settings())
+    now = microseconds(service.now())
+    descriptor = Descriptor(root_key, nonce, now).pack(lambda message: service.sign(root_name, message))
+    with Keyring(service) as keyring:
+        change, raw = _policy_change(
+            context, keyring, root_name, dataset_id, policy, {compartment: DEFAULT_COMPARTMENT},
+            {compartment: {author.author_id: AuthorNote(profile.author, "")}},
+        )  # fmt: skip
+    ref = ChangeRef(change.change_id, file_digest(raw), len(raw))
+    link = Link(dataset_id, 0, file_digest(descriptor), ROOT_AUTHOR, (ref,), now)
+    link_raw = link.pack(lambda message: service.sign(root_name, message))
+    store.put(DESCRIPTOR_NAME, descriptor)
+    store.put(change_name(change.change_id), raw)
+    store.flush()
+    context.anchors.create_anchor(dataset_id, 0, link_raw)
+    store.put(link_name(0), link_raw)
+    # Registered last: before this the dataset does not exist for anybody.
+    context.registry.register(DatasetRef(dataset_id, (url,), PolicyRef(1, change.change_id, ref.digest)))
+    Engine.forget(url, profile)
+    return Session.open(url, profile)
+
+
+def _refuse_existing(url: str, profile: Profile) -> None:
+    try:
+        root, _ = find_root(url, profile)
+    except NotFound:
+        return
+    registry = connect(profile).registry
+    if root == url and registry.lookup(url).destroyed:
+        return
+    raise AlreadyExists(
+        f"There is a dataset at {root} already." if root == url else f"{url} lies inside the dataset at {root}.",
+        safe="It is unchanged.",
+        next="Choose another URL: datasets cannot be nested.",
+    )
+
+
+def _policy_change(  # noqa: PLR0913 - one call site each for making and changing a policy
+    context: KeyContext,
+    keyring: Keyring,
+    root_name: str,
+    dataset_id: bytes,
+    policy: Policy,
+    compartment_names: Mapping[bytes, str],
+    notes: Mapping[bytes, Mapping[bytes, AuthorNote]],
+) -> tuple[ChangeSet, bytes]:
+    """The change set of a policy: public roster, and names and prefixes sealed per compartment."""
+    service = context.service
+    keys: list[WrappedKey] = []
+    refs: list[SectionRef] = []
+    sealed: list[bytes] = []
+    for compartment in policy.compartments:
+        sealing: SealingKey
+        with keyring.sealing_key(Kek(dataset_id, compartment)) as sealing:
+            section = Section(notes=notes.get(compartment, {}), compartment_name=compartment_names[compartment])
+            ref, data = seal_section(dataset_id, compartment, sealing.data_key, os.urandom(16), section.pack())
+            keys.append(sealing.wrapped)
+        refs.append(ref)
+        sealed.append(data)
+    change = ChangeSet(
+        dataset_id=dataset_id,
+        change_id=os.urandom(16),
+        author_id=ROOT_AUTHOR,
+        kind=ChangeKind.POLICY,
+        time_us=microseconds(service.now()),
+        keys=tuple(keys),
+        sections=tuple(refs),
+        policy=policy,
+        sealed=tuple(sealed),
+    )
+    return change, change.pack(lambda message: service.sign(root_name, message))
+
+
+def set_author(  # noqa: PLR0913 - keyword-only
+    session: Session,
+    public_key: bytes,
+    *,
+    name: str,
+    roles: Iterable[Role],
+    prefix: str = "",
+    active: bool = True,
+    settings: Settings | None = None,
+) -> int:
+    """Add an author to the roster, or change one, and return the commit's number.
+
+    Only the data controller can: the policy is signed by the root key.
+
+    Parameters
+    ----------
+    public_key:
+        P-384 point, uncompressed, 97 bytes.
+    roles:
+        What the author may commit; empty for nothing.
+    prefix:
+        The only directory where a producer that is no curator may put; ``""`` is everywhere.
+    active:
+        False takes the author off the roster: nothing it signs from then on counts.
+    """
+    engine = session.engine
+    engine.refresh()
+    loaded = engine.loaded
+    policy = loaded.state.policy
+    contents = session.snapshot.contents or {}
+    if policy is None or loaded.contents is None:
+        raise NotFound("The dataset has no policy.")
+    contents = loaded.contents
+    if prefix:
+        prefix = canonical(prefix)
+    if not name or not name.isprintable():
+        raise InvalidInput("An author needs a printable name.")
+    known = policy.author_of(public_key)
+    author = Author(
+        known.author_id if known else os.urandom(16),
+        public_key,
+        frozenset(roles),
+        frozenset(policy.compartments),
+        active,
+    )
+    following = policy.with_author(author)
+    if settings is not None:
+        following = Policy(following.version, following.compartments, following.authors, settings)
+    change, raw = _policy_change(
+        engine.context,
+        engine.keyring,
+        engine.root_name,
+        engine.dataset_id,
+        following,
+        {key: content.name for key, content in contents.items()},
+        {key: {**content.notes, author.author_id: AuthorNote(name, prefix)} for key, content in contents.items()},
+    )
+    sequence = submit(engine, Request(change=change, raw=raw))
+    known_ref = engine.context.registry.lookup(engine.dataset_id.hex())
+    ref = PolicyRef(following.version, change.change_id, file_digest(raw))
+    engine.context.registry.register(DatasetRef(known_ref.dataset_id, known_ref.urls, ref))
+    session.committed(sequence)
+    return sequence

@@ -1,0 +1,252 @@
+"""Committing: a change set becomes part of the log when the key service takes its link as an anchor.
+
+Order: objects, change set, barrier, anchor, copy of the link on the store.  The
+anchor is the commit.  Commits that are ready at the same moment in one process
+share a link.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sealedhealth.errors import (
+    AccessDenied,
+    AnchorTaken,
+    ConflictError,
+    IntegrityError,
+    SealedHealthError,
+    ServiceUnavailable,
+)
+from sealedhealth.keys.base import AnchorEntry, DataKey
+from sealedhealth.log.changeset import ChangeSet
+from sealedhealth.log.envelope import ROOT_AUTHOR
+from sealedhealth.log.link import LINK_LIMIT, MAX_CHANGES, ChangeRef, CheckpointRef, Link, file_digest
+from sealedhealth.log.replay import change_name, link_name
+from sealedhealth.log.strict import microseconds
+from sealedhealth.session.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from sealedhealth.session.engine import Engine, Loaded
+
+__all__ = ["CommitQueue", "Request", "submit"]
+
+_ATTEMPTS = 200  #: races lost in a row before giving up
+
+
+@dataclass
+class Request:
+    """One change set that wants to be committed."""
+
+    change: ChangeSet
+    raw: bytes = field(repr=False)
+    keys: Mapping[bytes, DataKey] = field(default_factory=dict, repr=False)
+    base: Snapshot | None = None  #: what the writer saw; None: it cannot read, and conflicts with nobody
+    touched: frozenset[str] = frozenset()  #: paths read or written
+    puts: Collection[str] = ()
+    deletes: Collection[str] = ()
+    checkpoint: CheckpointRef | None = None  #: a new hint, by authors who may set it
+    error: BaseException | None = None
+    sequence: int | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is committed or has failed."""
+        return self.error is not None or self.sequence is not None
+
+
+class CommitQueue:
+    """Requests of one engine that wait for the next link."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: list[Request] = []
+        self._mutex = threading.Lock()
+        self._turn = threading.Lock()  # whoever holds it commits for everybody who waits
+
+    def commit(self, request: Request) -> int:
+        """Commit and return the sequence number.
+
+        Raises
+        ------
+        ConflictError
+            Somebody else changed the same path since the writer's base.
+        AccessDenied
+            The roster does not allow it.
+        ServiceUnavailable
+            The key service or the store failed; the message says whether the commit may have happened.
+        """
+        with self._mutex:
+            self._waiting.append(request)
+        with self._turn:
+            if not request.settled:
+                with self._mutex:
+                    author = request.change.author_id
+                    batch = [r for r in self._waiting if r.change.author_id == author][:MAX_CHANGES]
+                    if request not in batch:
+                        batch = [*batch[: MAX_CHANGES - 1], request]
+                    self._waiting = [r for r in self._waiting if r not in batch]
+                _commit_batch(self._engine, batch)
+        if request.error is not None:
+            raise request.error
+        if request.sequence is None:
+            raise SealedHealthError("A commit was neither made nor refused.")
+        return request.sequence
+
+
+def submit(engine: Engine, request: Request) -> int:
+    """Store the change set's file and commit it; see :meth:`CommitQueue.commit`."""
+    engine.store.put(change_name(request.change.change_id), request.raw)
+    engine.store.flush()
+    return engine.queue.commit(request)
+
+
+def _commit_batch(engine: Engine, batch: Sequence[Request]) -> None:
+    try:
+        with engine.lock:
+            pending = list(batch)
+            for _ in range(_ATTEMPTS):
+                pending = _without_conflicts(engine.loaded, pending)
+                if not pending or _try_once(engine, pending):
+                    return
+                engine.refresh()
+            raise ConflictError(
+                "Other writers were faster every time.",
+                safe="Nothing of this transaction is committed.",
+                next="Try again, and commit larger groups of files at once.",
+            )
+    except BaseException as error:
+        for request in batch:
+            if not request.settled:
+                request.error = error
+        if not isinstance(error, Exception):
+            raise
+
+
+def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
+    """Build the link after the newest commit and anchor it. False when somebody else was first."""
+    loaded = engine.loaded
+    state = loaded.state
+    service = engine.context.service
+    by_root = pending[0].change.author_id == ROOT_AUTHOR
+    link = Link(
+        dataset_id=engine.dataset_id,
+        sequence=state.sequence + 1,
+        parent=state.head,
+        author_id=pending[0].change.author_id,
+        changes=tuple(ChangeRef(r.change.change_id, file_digest(r.raw), len(r.raw)) for r in pending),
+        time_us=microseconds(service.now()),
+        checkpoint=next((r.checkpoint for r in pending if r.checkpoint), None) or state.checkpoint,
+    )
+    raw = link.pack(engine.sign_as_root if by_root else engine.sign)
+    if len(raw) > LINK_LIMIT:
+        raise SealedHealthError("Too many change sets for one link.")
+    files = {r.change.change_id: r.raw for r in pending}
+    # Judge the link as every reader will, before it takes a number.
+    trial = state.copy()
+    known = len(trial.refusals)
+    try:
+        trial.advance(trial.check_link(link.sequence, raw), raw, files)
+    except IntegrityError as error:
+        raise AccessDenied(f"Readers would not accept this commit: {error.what}") from error
+    if len(trial.refusals) > known:
+        raise AccessDenied(
+            f"Readers would not accept this commit: {trial.refusals[-1].reason}",
+            safe="Nothing was committed.",
+            next="Ask the data controller which role and prefix this author has; if a key was rotated, try again.",
+        )
+    _heal(engine, loaded)
+    entry = _anchor(engine, link, raw)
+    if entry is None:
+        return False
+    for request in pending:
+        request.sequence = link.sequence
+    # From here on the commit stands, whatever happens next.
+    fresh = state.copy()
+    steps = engine.log.replay(fresh, [entry], files)
+    engine.adopt(fresh, steps, {key: value for r in pending for key, value in r.keys.items()})
+    engine.store.put(link_name(link.sequence), raw)
+    return True
+
+
+def _anchor(engine: Engine, link: Link, raw: bytes) -> AnchorEntry | None:
+    try:
+        return engine.context.anchors.create_anchor(engine.dataset_id, link.sequence, raw)
+    except AnchorTaken:
+        entry = engine.log.anchor(link.sequence)
+    except ServiceUnavailable as error:
+        # The request may have arrived although its answer did not.
+        try:
+            entry = engine.log.anchor(link.sequence)
+        except SealedHealthError:
+            raise ServiceUnavailable(
+                f"The key service stopped answering while commit {link.sequence} was made.",
+                safe="The dataset is whole; the commit either happened entirely or not at all.",
+                next="Look at `sealedhealth log` before you try again.",
+            ) from error
+        if entry is None:
+            raise
+    return entry if entry is not None and entry.link == raw else None
+
+
+def _heal(engine: Engine, loaded: Loaded) -> None:
+    """Put the previous link on the store again when its author crashed before doing so."""
+    sequence = loaded.state.sequence
+    if sequence < 0 or engine.healed >= sequence:
+        return
+    entry = engine.log.anchor(sequence)
+    name = link_name(sequence)
+    copies = engine.store.get_many([name], limit=LINK_LIMIT, missing_ok=True)
+    if entry is not None and copies.get(name) != entry.link:
+        engine.store.put(name, entry.link)
+    engine.healed = sequence
+
+
+def _without_conflicts(loaded: Loaded, pending: Sequence[Request]) -> list[Request]:
+    """The requests that may go on; the others get their ConflictError."""
+    going: list[Request] = []
+    taken: set[str] = set()
+    current = loaded.snapshot()
+    for request in pending:
+        error = _conflict(request, current, taken)
+        if error is None:
+            going.append(request)
+            taken |= request.touched
+        else:
+            request.error = error
+    return going
+
+
+def _conflict(request: Request, current: Snapshot, taken: set[str]) -> ConflictError | None:
+    base = request.base
+    if base is None or base.contents is None or current.contents is None:
+        return None
+    changed = next(iter(sorted(request.touched & taken)), None)
+    if changed is None and base.sequence != current.sequence:
+        changed = _changed_since(base, current, request.touched)
+    if changed is not None:
+        return ConflictError(
+            f"Somebody else changed {changed!r} since this change began (commit {base.sequence}).",
+            safe="Their version is committed; nothing of this transaction is.",
+            next="Look at the new version, then make the change again.",
+        )
+    for content in current.contents.values():
+        clash = content.catalogue.clash(request.puts, request.deletes)
+        if clash is not None:
+            return ConflictError(
+                f"{clash!r} would be a file and a directory at once.",
+                safe="Nothing of this transaction is committed.",
+                next="Choose another name.",
+            )
+    return None
+
+
+def _changed_since(base: Snapshot, current: Snapshot, touched: frozenset[str]) -> str | None:
+    """A touched path whose content is not the one it had."""
+    for path in sorted(touched):
+        before, after = base.get(path), current.get(path)
+        if (before and before.content) != (after and after.content):
+            return path
+    return None

@@ -1,0 +1,612 @@
+"""Transactions: everything staged in one commits together, or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from sealedhealth.errors import (
+    AccessDenied,
+    AlreadyExists,
+    ConflictError,
+    InvalidInput,
+    NotFound,
+    SealedHealthError,
+)
+from sealedhealth.format import Header, Kind, SealedInfo, seal
+from sealedhealth.keys.base import DataKey, WrappedKey
+from sealedhealth.keys.keyring import SealingKey
+from sealedhealth.log.catalogue import Catalogue, Entry
+from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, seal_section
+from sealedhealth.log.paths import canonical, parents
+from sealedhealth.log.replay import object_name
+from sealedhealth.log.roster import Role
+from sealedhealth.log.section import MAX_MESSAGE, ObjectRow, Put, Section, check_tags
+from sealedhealth.log.strict import microseconds
+from sealedhealth.session.commit import Request, submit
+from sealedhealth.session.snapshot import CatalogueView, Snapshot, View
+from sealedhealth.stores import Buffer
+from sealedhealth.transfer import PIECE, SealWriter, hashers
+
+if TYPE_CHECKING:
+    from sealedhealth.session.session import Session
+
+__all__ = ["Committed", "EntryWriter", "Transaction"]
+
+SMALL = 4 << 20  #: objects up to this size are sealed in memory and stored in batches, in bytes
+_BATCH_BYTES = 16 << 20
+_BATCH_COUNT = 2048
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a transaction became."""
+
+    sequence: int
+    puts: int
+    deletes: int
+    sealed_bytes: int  #: bytes of the sealed objects it stored
+
+
+@dataclass(frozen=True, slots=True)
+class _NewObject:
+    object_id: bytes
+    sealing: SealingKey = field(repr=False)
+    info: SealedInfo
+
+
+class Transaction:
+    """Stages changes; nothing is visible to others until :meth:`commit`.
+
+    Made by :meth:`Session.begin`. Usable from several threads at once. As a context
+    manager it commits, or discards when the block raises.
+    """
+
+    def __init__(self, session: Session, message: str = "") -> None:
+        if len(message) > MAX_MESSAGE:
+            raise InvalidInput(f"A commit message has at most {MAX_MESSAGE} characters.")
+        self._session = session
+        self._engine = engine = session.engine
+        loaded = engine.loaded
+        policy = loaded.state.policy
+        if policy is None:
+            raise AccessDenied("The dataset has no policy yet.")
+        self._policy = policy
+        self._author = engine.author(policy)
+        if not self._author.may(Role.PRODUCER, Role.CURATOR):
+            raise AccessDenied(
+                "This identity may not write to the dataset.", next="Ask the data controller for the role of a producer."
+            )
+        self.message = message
+        self.base: Snapshot | None = session.snapshot if loaded.contents is not None else None
+        self._compartment = next(c for c in policy.compartments if c in self._author.compartments)
+        self._started = engine.context.service.now()
+        self._lock = threading.RLock()
+        self._sealing: SealingKey | None = None
+        self._used: list[SealingKey] = []
+        self._new: dict[bytes, _NewObject] = {}
+        self._puts: dict[str, Entry] = {}
+        self._deletes: set[str] = set()
+        self._reads: set[str] = set()
+        self._tags: dict[str, int | None] = {}
+        self._view: CatalogueView | None = None
+        self._unseen: dict[str, Entry | None] = {}  # staged since the view was made
+        self._writers: set[EntryWriter] = set()
+        self._maybe_committed = False  # objects are only deleted when they surely belong to no commit
+        self.closed = False
+
+    # -- what it sees ---------------------------------------------------------------------------
+
+    @property
+    def view(self) -> View:
+        """Base plus what is staged. Raises ``AccessDenied`` when this identity cannot read."""
+        with self._lock:
+            if self._view is None:
+                if self.base is None or self.base.contents is None:
+                    raise AccessDenied(
+                        "This identity may write to the dataset but not read it.",
+                        next="Open it with the profile of a reader.",
+                    )
+                catalogues = {key: content.catalogue for key, content in self.base.contents.items()}
+                catalogues.setdefault(self._compartment, Catalogue.empty())
+                self._view = CatalogueView(self.base.sequence, list(catalogues.values()))
+                self._position = list(catalogues).index(self._compartment)
+                self._catalogues = list(catalogues.values())
+            if self._unseen:
+                gone = [path for path, entry in self._unseen.items() if entry is None]
+                puts = {path: entry for path, entry in self._unseen.items() if entry is not None}
+                staged = self._catalogues[self._position].apply(puts, gone)
+                self._catalogues[self._position] = staged
+                self._view = CatalogueView(self._view.sequence, self._catalogues)
+                self._unseen = {}
+            return self._view
+
+    def _get(self, path: str) -> Entry | None:
+        if path in self._unseen:
+            return self._unseen[path]
+        if self.base is None:
+            return self._puts.get(path)
+        return self.view.get(path)
+
+    # -- putting ----------------------------------------------------------------------------------
+
+    def writer(
+        self, path: str, *, exclusive: bool = False, mtime_us: int | None = None, size_hint: int | None = None
+    ) -> EntryWriter:
+        """A writer that stages *path* when it is closed.
+
+        Parameters
+        ----------
+        exclusive:
+            Raise ``AlreadyExists`` when the path is there already.
+        mtime_us:
+            Modification time in microseconds since 1970; default: now.
+        size_hint:
+            Expected size in bytes, so that the store can choose its parts.
+        """
+        path = self._prepare(path, exclusive=exclusive)
+        writer = EntryWriter(self, path, mtime_us, size_hint)
+        with self._lock:
+            self._writers.add(writer)
+        return writer
+
+    def put_bytes(self, path: str, data: Buffer, *, exclusive: bool = False, mtime_us: int | None = None) -> None:
+        """Stage the content of one path."""
+        if memoryview(data).nbytes > SMALL:
+            writer = self.writer(path, exclusive=exclusive, mtime_us=mtime_us)
+            try:
+                writer.write(data)
+                writer.close()
+            except BaseException:
+                writer.discard()
+                raise
+            return
+        self._put_small([(self._prepare(path, exclusive=exclusive), data, mtime_us)])
+
+    def put_many(self, items: Mapping[str, Buffer]) -> None:
+        """Stage many small contents; they go to the store in concurrent batches."""
+        prepared = ((self._prepare(path), data, None) for path, data in items.items())
+        for batch in _batches(prepared):
+            self._put_small(batch)
+
+    def put_files(self, pairs: Iterable[tuple[str, str]], *, progress: Progress | None = None) -> None:
+        """Stage local files under paths; small ones in batches, large ones streamed.
+
+        Parameters
+        ----------
+        pairs:
+            Local file name and path in the dataset.
+        progress:
+            Called with the number of plaintext bytes sealed since the last call.
+        """
+        small: list[tuple[str, Buffer, int | None]] = []
+        size = 0
+        for local, path in pairs:
+            status = os.stat(local)
+            if status.st_size > SMALL:
+                self._put_large(local, path, status, progress)
+                continue
+            data = Path(local).read_bytes()
+            small.append((self._prepare(path), data, max(0, status.st_mtime_ns // 1000)))
+            size += len(data)
+            if size >= _BATCH_BYTES or len(small) >= _BATCH_COUNT:
+                self._put_small(small, progress)
+                small, size = [], 0
+        self._put_small(small, progress)
+
+    def _put_large(self, local: str, path: str, status: os.stat_result, progress: Progress | None) -> None:
+        writer = self.writer(path, mtime_us=max(0, status.st_mtime_ns // 1000), size_hint=status.st_size)
+        try:
+            with open(local, "rb", buffering=0) as file:
+                while data := file.read(PIECE):
+                    writer.write(data)
+                    if progress is not None:
+                        progress(len(data))
+            writer.close()
+        except BaseException:
+            writer.discard()
+            raise
+
+    def _put_small(self, items: Sequence[tuple[str, Buffer, int | None]], progress: Progress | None = None) -> None:
+        if not items:
+            return
+        now = microseconds(self._engine.context.service.now())
+        objects: dict[str, Buffer] = {}
+        staged: list[tuple[str, _NewObject, bytes, int]] = []
+        for path, data, mtime_us in items:
+            length = memoryview(data).nbytes
+            sealing = self._sealing_key(length)
+            object_id = os.urandom(16)
+            key = sealing.data_key.object_key(Kind.OBJECT, object_id)
+            header = Header(Kind.OBJECT, self._engine.dataset_id, sealing.key_id, object_id)
+            sealed, info = seal(key, header, data, executor=hashers())
+            objects[object_name(object_id)] = sealed
+            staged.append((path, _NewObject(object_id, sealing, info), key, now if mtime_us is None else mtime_us))
+        self._engine.store.put_many(objects)
+        with self._lock:
+            for path, new, key, mtime_us in staged:
+                self._stage(path, new, key, mtime_us)
+        if progress is not None:
+            progress(sum(memoryview(data).nbytes for _, data, _ in items))
+
+    def _sealing_key(self, length: int) -> SealingKey:
+        with self._lock:
+            self._check_open()
+            if self._sealing is None or self._sealing.exhausted:
+                self._sealing = self._engine.keyring.sealing_key(self._engine.kek(self._compartment))
+                self._used.append(self._sealing)
+            self._sealing.charge(length)
+            return self._sealing
+
+    def _prepare(self, path: str, *, exclusive: bool = False) -> str:
+        """Check that *path* may be put and return its canonical form."""
+        path = canonical(path, new=True)
+        with self._lock:
+            self._check_open()
+            if self.base is None and not exclusive:
+                return path
+            view = self.view
+            if exclusive and self._get(path) is not None:
+                raise AlreadyExists(f"{path!r} exists already.", safe="It is unchanged.")
+            if view.is_dir(path):
+                raise InvalidInput(f"{path!r} is a directory.", next="Put the file under another name.")
+            for parent in parents(path):
+                if self._get(parent) is not None:
+                    raise InvalidInput(f"{parent!r} is a file: nothing can lie under it.")
+        return path
+
+    def _stage(self, path: str, new: _NewObject, key: bytes, mtime_us: int) -> None:
+        self._check_open()
+        self._new[new.object_id] = new
+        self._set(
+            path,
+            Entry(
+                object_id=new.object_id,
+                object_key=key,
+                data_key_id=new.sealing.key_id,
+                salt=new.info.salt,
+                root=new.info.root,
+                sealed_size=new.info.sealed_size,
+                offset=0,
+                length=new.info.plain_size,
+                mtime_us=mtime_us,
+                sequence=self.base.sequence if self.base else 0,
+            ),
+        )
+
+    def _set(self, path: str, entry: Entry | None) -> None:
+        if entry is None:
+            self._puts.pop(path, None)
+            self._deletes.add(path)
+        else:
+            self._puts[path] = entry
+            self._deletes.discard(path)
+        self._unseen[path] = entry
+
+    # -- deleting, copying, moving, tagging ----------------------------------------------------------
+
+    def delete(self, path: str) -> None:
+        """Stage the removal of one file. Raises ``NotFound``."""
+        path = canonical(path)
+        with self._lock:
+            self._need_curator("delete")
+            self._found(path)
+            staged_only = self.base is not None and self.base.get(path) is None
+            self._set(path, None)
+            if staged_only:
+                self._deletes.discard(path)
+
+    def copy(self, source: str, target: str) -> None:
+        """Stage a copy of one file; its bytes are not read, sealed or stored again. Raises ``NotFound``."""
+        source = canonical(source)
+        with self._lock:
+            self._need_curator("copy")
+            entry = self._found(source)
+            target = self._prepare(target)
+            self._reads.add(source)
+            self._set(target, entry)
+
+    def move(self, source: str, target: str) -> None:
+        """Stage a move of one file. Raises ``NotFound``."""
+        with self._lock:
+            if canonical(source) != canonical(target):
+                self.copy(source, target)
+                self.delete(source)
+
+    def restore(self, path: str, entry: Entry) -> None:
+        """Stage an entry of an earlier snapshot under *path*."""
+        with self._lock:
+            self._need_curator("restore")
+            self._set(self._prepare(path), entry)
+
+    def tag(self, name: str, sequence: int | None = None) -> None:
+        """Stage a tag for a commit (default: the base of this transaction), which keeps it from collection."""
+        with self._lock:
+            self._need_curator("tag")
+            _check_tag(name)
+            if sequence is None:
+                sequence = self._session.snapshot.sequence
+            if not 0 <= sequence <= self._engine.loaded.state.sequence:
+                raise NotFound(f"There is no commit {sequence} to tag.")
+            if sequence < self._engine.loaded.state.horizon:
+                self._engine.at(sequence)  # says that it was collected
+            self._tags[name] = sequence
+
+    def untag(self, name: str) -> None:
+        """Stage the removal of a tag. Raises ``NotFound``."""
+        with self._lock:
+            self._need_curator("remove tags")
+            if name not in self._tags and name not in self._session.snapshot.tags:
+                raise NotFound(f"There is no tag {name!r}.")
+            self._tags[name] = None
+
+    def _found(self, path: str) -> Entry:
+        entry = self._get(path)
+        if entry is None:
+            raise NotFound(f"There is no file {path!r}.")
+        return entry
+
+    def _need_curator(self, what: str) -> None:
+        self._check_open()
+        if not self._author.may(Role.CURATOR):
+            raise AccessDenied(
+                f"This identity may not {what}: it may only add and replace.",
+                safe="Nothing was changed.",
+                next="Ask the data controller for the role of a curator.",
+            )
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise InvalidInput("This transaction is over.", next="Begin another one.")
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def commit(self) -> Committed | None:
+        """Make everything staged the next commit; ``None`` when nothing was staged.
+
+        The transaction is over either way.
+
+        Raises
+        ------
+        ConflictError
+            A path of this transaction was changed by somebody else since its base.
+        AccessDenied
+            The roster does not allow it, or the transaction took too long.
+        """
+        with self._lock:
+            self._check_open()
+            if any(not writer.closed for writer in self._writers):
+                self.discard()
+                raise InvalidInput("A file of this transaction is still open for writing.", next="Close it first.")
+            try:
+                return self._commit()
+            except BaseException:
+                self.discard()
+                raise
+            finally:
+                self._finish()
+
+    def _commit(self) -> Committed | None:
+        if not self._puts and not self._deletes and not self._tags:
+            return None
+        engine = self._engine
+        age = engine.context.service.now() - self._started
+        grace = timedelta(seconds=self._policy.settings.grace_s)
+        if age > grace / 2:
+            raise AccessDenied(
+                f"This transaction has been open for {age}, longer than half of the dataset's grace ({grace}).",
+                safe="Nothing of it is committed: garbage collection could have taken its objects.",
+                next="Run it again in smaller parts.",
+            )
+        sealing = self._sealing_key(0)
+        wrapped = self._fresh_wraps()
+        change_id = os.urandom(16)
+        section, inventory = self._section(self._puts, wrapped)
+        ref, sealed = seal_section(
+            engine.dataset_id, self._compartment, sealing.data_key, os.urandom(16), section.pack()
+        )
+        change = ChangeSet(
+            dataset_id=engine.dataset_id,
+            change_id=change_id,
+            author_id=self._author.author_id,
+            kind=ChangeKind.DATA,
+            time_us=microseconds(engine.context.service.now()),
+            keys=tuple(wrapped),
+            inventory=inventory,
+            sections=(ref,),
+            sealed=(sealed,),
+        )
+        keys: dict[bytes, DataKey] = {item.key_id: item.data_key for item in self._used}
+        request = Request(
+            change=change,
+            raw=change.pack(engine.sign),
+            keys=keys,
+            base=self.base,
+            touched=frozenset({*self._puts, *self._deletes, *self._reads}),
+            puts=frozenset(self._puts),
+            deletes=frozenset(self._deletes),
+        )
+        self._maybe_committed = True
+        try:
+            sequence = submit(engine, request)
+        except (ConflictError, AccessDenied):
+            self._maybe_committed = False
+            raise
+        self._session.committed(sequence)
+        return Committed(sequence, len(self._puts), len(self._deletes), sum(inventory.sizes))
+
+    def _fresh_wraps(self) -> list[WrappedKey]:
+        """The wraps of this transaction's data keys, renewed when the KEK was retired meanwhile."""
+        wrapped = [sealing.wrapped for sealing in self._used]
+        minimum = self._engine.loaded.state.minimum.get(self._compartment, 1)
+        if all(item.version >= minimum for item in wrapped):
+            return wrapped
+        return self._engine.context.service.rewrap(wrapped)
+
+    def _section(self, puts: Mapping[str, Entry], wrapped: Sequence[WrappedKey]) -> tuple[Section, Inventory]:
+        index = {item.key_id: position for position, item in enumerate(wrapped)}
+        used = {entry.object_id for entry in puts.values()}
+        new = [item for object_id, item in self._new.items() if object_id in used]
+        self._drop_objects(object_id for object_id in self._new if object_id not in used)
+        rows: dict[bytes, int] = {item.object_id: position for position, item in enumerate(new)}
+        old: list[ObjectRow] = []
+        staged: list[Put] = []
+        for path, entry in sorted(puts.items()):
+            uid = entry.object_id if entry.object_id in self._new else entry.data_key_id + entry.object_id
+            if uid not in rows:
+                rows[uid] = len(new) + len(old)
+                old.append(
+                    ObjectRow(entry.object_id, entry.data_key_id, entry.salt, entry.root, entry.sealed_size)
+                )
+            staged.append(Put(path, rows[uid], entry.offset, entry.length, entry.mtime_us))
+        section = Section(
+            message=self.message,
+            new_objects=tuple((position, item.info.salt) for position, item in enumerate(new)),
+            old_objects=tuple(old),
+            puts=tuple(staged),
+            deletes=tuple(sorted(self._deletes)),
+            tags=dict(self._tags),
+        )
+        inventory = Inventory(
+            b"".join(item.object_id for item in new),
+            b"".join(item.info.root for item in new),
+            [item.info.sealed_size for item in new],
+            [index[item.sealing.key_id] for item in new],
+        )
+        return section, inventory
+
+    def discard(self) -> None:
+        """Forget everything staged and delete its objects. Harmless when the transaction is over."""
+        with self._lock:
+            if self.closed:
+                return
+            for writer in list(self._writers):
+                writer.discard()
+            if self._new and not self._maybe_committed:
+                self._drop_objects(self._new)
+            self._finish()
+
+    def _drop_objects(self, object_ids: Iterable[bytes]) -> None:
+        # What cannot be deleted now is found by garbage collection later.
+        with suppress(SealedHealthError):
+            self._engine.store.delete_many([object_name(object_id) for object_id in object_ids])
+
+    def _finish(self) -> None:
+        self.closed = True
+        for sealing in self._used:
+            sealing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            self.discard()
+        elif not self.closed:
+            self.commit()
+
+
+class EntryWriter:
+    """Writes one file of a transaction; staged by :meth:`close`, forgotten by :meth:`discard`."""
+
+    def __init__(self, transaction: Transaction, path: str, mtime_us: int | None, size_hint: int | None) -> None:
+        self._transaction = transaction
+        self.path = path
+        self._mtime_us = mtime_us
+        self._size_hint = size_hint
+        self._buffer: bytearray | None = bytearray()  # small files wait here, to be stored without a stream
+        self._large: SealWriter | None = None
+        self._object_id = b""
+        self._key = b""
+        self._sealing: SealingKey | None = None
+        self.size = 0  #: plaintext bytes written so far
+        self.closed = False
+
+    def write(self, data: Buffer) -> int:
+        """Take *data* and return its length in bytes."""
+        if self.closed:
+            raise InvalidInput("This file is closed.")
+        view = memoryview(data).cast("B")
+        self.size += len(view)
+        if self._large is None and self._buffer is not None:
+            if self.size <= SMALL:
+                self._buffer += view
+                return len(view)
+            self._start()
+        if self._large is not None:
+            self._large.write(view)
+            self._charge(len(view))
+        return len(view)
+
+    def _start(self) -> None:
+        transaction = self._transaction
+        engine = transaction._engine  # noqa: SLF001 - a part of the transaction
+        self._sealing = sealing = transaction._sealing_key(0)  # noqa: SLF001
+        self._object_id = os.urandom(16)
+        self._key = sealing.data_key.object_key(Kind.OBJECT, self._object_id)
+        header = Header(Kind.OBJECT, engine.dataset_id, sealing.key_id, self._object_id)
+        self._large = SealWriter(
+            engine.store, object_name(self._object_id), self._key, header, size_hint=self._size_hint
+        )
+        if self._buffer:
+            self._large.write(bytes(self._buffer))
+            self._charge(len(self._buffer))
+        self._buffer = None
+
+    def _charge(self, count: int) -> None:
+        if self._sealing is not None:
+            self._sealing.charge(count)
+
+    def close(self) -> None:
+        """Stage what was written. Harmless when repeated."""
+        if self.closed:
+            return
+        self.closed = True
+        transaction = self._transaction
+        if self._buffer is not None:
+            transaction._put_small([(self.path, bytes(self._buffer), self._mtime_us)])  # noqa: SLF001
+            self._buffer = None
+        elif self._large is not None and self._sealing is not None:
+            info = self._large.commit()
+            mtime_us = self._mtime_us
+            if mtime_us is None:
+                mtime_us = microseconds(transaction._engine.context.service.now())  # noqa: SLF001
+            with transaction._lock:  # noqa: SLF001
+                transaction._stage(  # noqa: SLF001
+                    self.path, _NewObject(self._object_id, self._sealing, info), self._key, mtime_us
+                )
+
+    def discard(self) -> None:
+        """Forget what was written. Harmless when repeated."""
+        if self.closed:
+            return
+        self.closed = True
+        self._buffer = None
+        if self._large is not None:
+            self._large.discard()
+
+
+def _batches(
+    items: Iterable[tuple[str, Buffer, int | None]],
+) -> Iterable[list[tuple[str, Buffer, int | None]]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, _BATCH_COUNT)):
+        yield batch
+
+
+def _check_tag(name: str) -> None:
+    try:
+        check_tags([name])
+    except SealedHealthError as error:
+        raise InvalidInput(
+            f"{name!r} cannot be a tag.", next="Use up to 256 printable characters, not only digits, without '/'."
+        ) from error

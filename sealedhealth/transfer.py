@@ -1,0 +1,198 @@
+"""Moving bytes: read, seal, hash, upload; and back.
+
+Memory stays flat whatever the size: one megabyte at a time goes through the
+sealer while its digests are made in other threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import BinaryIO
+
+from sealedhealth.errors import IntegrityError
+from sealedhealth.format import Header, Layout, Opener, RangeReader, SealedInfo, Sealer
+from sealedhealth.stores import Buffer, ObjectStore
+
+__all__ = ["PIECE", "Location", "ObjectSource", "SealWriter", "download", "hashers", "read_many"]
+
+PIECE = 1 << 20  #: bytes that go through the pipeline at once
+_FETCH_SEGMENTS = 32  #: segments asked of the store at once: 8 MiB
+_AHEAD = 2  #: fetches under way while another is opened
+
+Progress = Callable[[int], None]
+
+
+@cache
+def hashers() -> ThreadPoolExecutor:
+    """Threads that hash segments: hashing releases the interpreter lock, sealing does not."""
+    return ThreadPoolExecutor(2, thread_name_prefix="sealedhealth-hash")
+
+
+class SealWriter:
+    """Seals what is written to it into one object of a store, in flat memory.
+
+    Nothing is there before :meth:`commit`; :meth:`discard` leaves nothing behind.
+    """
+
+    def __init__(
+        self, store: ObjectStore, name: str, object_key: bytes, header: Header, *, size_hint: int | None = None
+    ) -> None:
+        self._sealer = Sealer(object_key, header, executor=hashers())
+        self._sink = store.writer(name, size_hint=size_hint)
+
+    def write(self, data: Buffer) -> None:
+        """Seal and store *data*."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), PIECE):
+            self._sink.write(self._sealer.update(view[start : start + PIECE]))
+
+    def commit(self) -> SealedInfo:
+        """Finish the object on the store."""
+        self._sink.write(self._sealer.finalize())
+        self._sink.commit()
+        return self._sealer.info
+
+    def discard(self) -> None:
+        """Forget the object."""
+        self._sink.discard()
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """What is needed to fetch, check and open one object."""
+
+    name: str
+    object_key: bytes
+    header: Header
+    salt: bytes
+    root: bytes
+    sealed_size: int
+
+    def __repr__(self) -> str:
+        return f"<Location {self.name}>"
+
+
+class ObjectSource:
+    """Random access to one object; keeps its checked segment digests."""
+
+    def __init__(self, location: Location) -> None:
+        self.name = location.name
+        self.ranges = RangeReader(
+            location.object_key,
+            location.header,
+            salt=location.salt,
+            root=location.root,
+            sealed_size=location.sealed_size,
+            executor=hashers(),
+        )
+
+
+def read_many(store: ObjectStore, wanted: Sequence[tuple[ObjectSource, Sequence[tuple[int, int]]]]) -> list[list[bytes]]:
+    """Ranges of many objects in one concurrent call to the store.
+
+    Parameters
+    ----------
+    wanted:
+        For each object the ranges ``(start, stop)`` of its plaintext, in bytes.
+
+    Raises
+    ------
+    IntegrityError
+        Anything fetched is not what was signed; nothing is returned then.
+    """
+    plans = [source.ranges.plan(ranges) for source, ranges in wanted]
+    asked = [
+        (source.name, start, stop) for (source, _), plan in zip(wanted, plans, strict=True) for start, stop in plan
+    ]
+    blobs = iter(store.get_ranges(asked) if asked else [])
+    results: list[list[bytes]] = []
+    for (source, ranges), plan in zip(wanted, plans, strict=True):
+        fetched = [(span, next(blobs)) for span in plan]
+        with _named(source.name):
+            results.append(source.ranges.finish(list(ranges), fetched))
+    return results
+
+
+def download(store: ObjectStore, location: Location, sink: BinaryIO, progress: Progress | None = None) -> int:
+    """Write the whole plaintext of an object to *sink* and return its length.
+
+    Each segment is checked before its plaintext is written.
+
+    Raises
+    ------
+    IntegrityError
+        The object is not what was signed. What was written until then is genuine, but not all.
+    """
+    layout = Layout.of_sealed(location.sealed_size)
+    trailer = b""
+    trailer_start, trailer_stop = layout.trailer_span
+    with _named(location.name):
+        if trailer_stop > trailer_start:
+            [trailer] = store.get_ranges([(location.name, trailer_start, trailer_stop)])
+        opener = Opener(
+            location.object_key,
+            location.header,
+            root=location.root,
+            sealed_size=location.sealed_size,
+            trailer=trailer,
+            executor=hashers(),
+        )
+        total = 0
+        for blob in _stream(store, location.name, layout):
+            view = memoryview(blob)
+            at = 0
+            while at < len(view):
+                step = opener.advise(PIECE) or len(view) - at
+                plain = opener.update(view[at : at + step])
+                at += step
+                total += _deliver(sink, plain, progress)
+        return total + _deliver(sink, opener.finalize(), progress)
+
+
+def _deliver(sink: BinaryIO, plain: bytes, progress: Progress | None) -> int:
+    if plain:
+        sink.write(plain)
+        if progress is not None:
+            progress(len(plain))
+    return len(plain)
+
+
+def _stream(store: ObjectStore, name: str, layout: Layout) -> Iterator[bytes]:
+    """Header and body of an object, cut where segments end, fetched ahead of their use."""
+    spans = []
+    for first in range(0, layout.segments, _FETCH_SEGMENTS):
+        last = min(first + _FETCH_SEGMENTS, layout.segments) - 1
+        spans.append((name, layout.segment_span(first)[0], layout.segment_span(last)[1]))
+    if len(spans) == 1:
+        yield from store.get_ranges(spans)
+        return
+    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="sealedhealth-fetch") as pool:
+        jobs = deque(pool.submit(store.get_ranges, [span]) for span in spans[:_AHEAD])
+        try:
+            for span in [*spans[_AHEAD:], None, None]:
+                [blob] = jobs.popleft().result()
+                if span is not None:
+                    jobs.append(pool.submit(store.get_ranges, [span]))
+                yield blob
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+class _named:  # noqa: N801 - used like a function
+    """Adds the object's name to an integrity error, which the format package does not know."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, IntegrityError) and self._name not in error.what:
+            error.what = f"{self._name}: {error.what}"
+            error.args = (error.what,)
