@@ -6,7 +6,7 @@ from typing import NoReturn, Self, SupportsIndex
 
 from sealedhealth.errors import SealedHealthError
 
-__all__ = ["Secret"]
+__all__ = ["HiddenBytes", "Secret"]
 
 
 class Secret:
@@ -60,3 +60,14 @@ class Secret:
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} cannot be copied or pickled")
+
+
+class HiddenBytes(bytes):
+    """Bytes that go to a file of keys: hidden from ``repr``, and so from tracebacks, like a :class:`Secret`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes redacted>"
+
+    __str__ = __repr__  # bytes has one of its own, which shows them

@@ -201,7 +201,8 @@ def _remove_wiped(path: Path) -> None:
         try:
             # An anchor that got its name before a crash still shares its bytes with this file.
             if os.fstat(descriptor).st_nlink == 1:
-                _overwrite(descriptor)
+                with suppress(OSError):  # a disk that cannot write can often still remove
+                    _overwrite(descriptor)
         finally:
             os.close(descriptor)
         path.unlink()

@@ -19,7 +19,7 @@ from typing import Literal, Protocol, cast
 
 from sealedhealth.errors import ServiceUnavailable, TamperedError, UnsupportedFormat, WrongPassphrase
 from sealedhealth.keys.local.passphrase import PassphraseSource, read_passphrase
-from sealedhealth.keys.secret import Secret
+from sealedhealth.keys.secret import HiddenBytes, Secret
 
 __all__ = [
     "MEMLIMIT_MODERATE",
@@ -149,7 +149,7 @@ class Development:
 
     def protect(self, name: str, content: Secret) -> bytes:
         """Frame *content*, bare."""
-        return _DEVELOPMENT_MAGIC + _digest(name, content.expose()) + content.expose()
+        return HiddenBytes(_DEVELOPMENT_MAGIC + _digest(name, content.expose()) + content.expose())
 
     def reveal(self, name: str, stored: bytes) -> Secret | None:
         """Check the frame."""
