@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidTag
 
 from sealedhealth.errors import InvalidInput
 from sealedhealth.format.header import HEADER_SIZE, KEY_SIZE, Header
-from sealedhealth.format.layout import DIGEST_SIZE, PREFIX_SIZE, SEALED_SEGMENT_SIZE, Layout
+from sealedhealth.format.layout import PREFIX_SIZE, SEALED_SEGMENT_SIZE, Layout
 from sealedhealth.format.segments import (
     MAX_WAITING,
     Buffer,
@@ -24,15 +24,7 @@ from sealedhealth.format.segments import (
     root_of,
     trailer_of,
 )
-from sealedhealth.format.verify import (
-    altered_segment,
-    check_header,
-    checked_trailer,
-    tampered,
-    too_long,
-    too_short,
-    wrong_key,
-)
+from sealedhealth.format.verify import SignedSegments, check_header, tampered, too_long, too_short, wrong_key
 
 
 def open_sealed(
@@ -93,15 +85,13 @@ class Opener:
     ) -> None:
         self._decryptor = _decryptor(object_key, header)
         self._header = header
-        self._root = root
         self._layout = layout = Layout.of_sealed(sealed_size)
-        # A single segment has no list to check beforehand: its own digest makes the root.
-        self._digests = checked_trailer(layout, trailer, root) if layout.segments > 1 or trailer else b""
+        self._signed = SignedSegments(layout, root, trailer)
         self._executor = executor if layout.segments > 1 else None
         self._cutter = SegmentCutter()
         self._jobs: deque[DigestJob] = deque()
         self._head = b""
-        self._checked = 0  # digests compared
+        self._checked = 0  # segments
         self._trailing = 0  # bytes of the trailer that came after the body
         self._usable = True
 
@@ -165,7 +155,7 @@ class Opener:
 
     def _check_trailing(self, view: memoryview) -> None:
         """Compare what follows the body with the list that was checked already."""
-        expected = self._digests[self._trailing : self._trailing + len(view)]
+        expected = self._signed.trailer[self._trailing : self._trailing + len(view)]
         if len(expected) < len(view):
             raise too_long(self._layout.sealed_size)
         if expected != view:
@@ -176,15 +166,10 @@ class Opener:
         """The plaintext of runs that are hashed, waiting for the oldest until no more than *may_wait* are left."""
         while self._jobs and (len(self._jobs) > may_wait or self._jobs[0].done()):
             job = self._jobs.popleft()
-            digests = job.result()
-            if self._layout.segments == 1:
-                signed = digests if root_of(self._layout.body_end, digests) == self._root else b""
-            else:
-                signed = self._digests[self._checked : self._checked + len(digests)]
-            if digests != signed:
-                raise altered_segment(self._checked // DIGEST_SIZE, digests, signed)
+            segments = range(self._checked, self._checked + len(job.run.lengths))
+            self._signed.check(segments, job.result())
             skip = 0 if self._checked else HEADER_SIZE
-            self._checked += len(digests)
+            self._checked = segments.stop
             yield from self._decrypt(job.run, skip)
 
     def _decrypt(self, run: Run, skip: int) -> Iterator[bytes]:

@@ -14,7 +14,6 @@ from sealedhealth.format.chunks import ChunkOpener
 from sealedhealth.format.header import HEADER_SIZE, Header
 from sealedhealth.format.layout import (
     CHUNK_SIZE,
-    DIGEST_SIZE,
     PREFIX_SIZE,
     SALT_SIZE,
     SEALED_CHUNK_SIZE,
@@ -23,8 +22,8 @@ from sealedhealth.format.layout import (
     TAG_SIZE,
     Layout,
 )
-from sealedhealth.format.segments import Buffer, DigestJob, Run, frozen, root_of
-from sealedhealth.format.verify import check_header, checked_trailer, tampered, too_long, too_short, wrong_key
+from sealedhealth.format.segments import Buffer, DigestJob, Run, frozen
+from sealedhealth.format.verify import SignedSegments, check_header, tampered, too_long, too_short, wrong_key
 
 Span = tuple[int, int]
 
@@ -62,7 +61,8 @@ class RangeReader:
         self._layout = Layout.of_sealed(sealed_size)
         self._chunks = ChunkOpener(object_key, salt, header.pack())
         self._executor = executor
-        self._digests = b""  # known to be signed, once there
+        # Known from the start when there is only one segment, else from the first trailer on.
+        self._signed = SignedSegments(self._layout, root, b"") if self._layout.segments == 1 else None
 
     @property
     def plain_size(self) -> int:
@@ -83,7 +83,7 @@ class RangeReader:
                 first, _ = layout.segment_span(start // SEGMENT_SIZE)
                 _, end = layout.segment_span((stop - 1) // SEGMENT_SIZE)
                 wanted.append((first, end))
-        if wanted and layout.segments > 1 and not self._digests:
+        if wanted and self._signed is None:
             wanted.append(layout.trailer_span)
         spans: list[Span] = []
         for lo, hi in sorted(wanted):
@@ -103,9 +103,13 @@ class RangeReader:
         """
         blobs = _Blobs(fetched)
         clipped = [self._clipped(span) for span in ranges]
-        if any(start < stop for start, stop in clipped) and self._layout.segments > 1 and not self._digests:
-            self._digests = checked_trailer(self._layout, blobs.cut(self._layout.trailer_span), self._root)
-        segments = self._genuine(clipped, blobs)
+        if not any(start < stop for start, stop in clipped):
+            return [b""] * len(clipped)
+        signed = self._signed
+        if signed is None:
+            signed = SignedSegments(self._layout, self._root, blobs.cut(self._layout.trailer_span))
+            self._signed = signed
+        segments = self._genuine(clipped, blobs, signed)
         try:
             return [self._open(start, stop, segments) for start, stop in clipped]
         except InvalidTag:
@@ -117,7 +121,7 @@ class RangeReader:
             raise InvalidInput("A range starts and ends at position 0 or later.")
         return start, min(stop, self._layout.plain_size)
 
-    def _genuine(self, ranges: Iterable[Span], blobs: _Blobs) -> dict[int, memoryview]:
+    def _genuine(self, ranges: Iterable[Span], blobs: _Blobs, signed: SignedSegments) -> dict[int, memoryview]:
         """The sealed chunks of every segment that the ranges touch, each checked."""
         numbers: set[int] = set()
         for start, stop in ranges:
@@ -132,21 +136,11 @@ class RangeReader:
             for group in groups
         ]
         for group, job in zip(groups, jobs, strict=True):
-            digests = job.result()
-            for at, number in enumerate(group):
-                self._check_digest(number, digests[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE])
+            signed.check(group, job.result())
         if 0 in views:
             self._check_prefix(views[0][:PREFIX_SIZE])
             views[0] = views[0][PREFIX_SIZE:]
         return views
-
-    def _check_digest(self, segment: int, digest: bytes) -> None:
-        if self._layout.segments == 1:
-            genuine = root_of(self._layout.body_end, digest) == self._root
-        else:
-            genuine = self._digests[segment * DIGEST_SIZE : (segment + 1) * DIGEST_SIZE] == digest
-        if not genuine:
-            raise tampered(f"Segment {segment} of a sealed object is not the signed one.")
 
     def _check_prefix(self, prefix: memoryview) -> None:
         check_header(self._header, bytes(prefix[:HEADER_SIZE]))

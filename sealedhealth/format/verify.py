@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Executor
 
 from sealedhealth.errors import TamperedError, TruncatedError, WrongKey
@@ -45,20 +46,36 @@ class Checker:
             raise tampered("A sealed object is not the one whose root was signed.")
 
 
-def checked_trailer(layout: Layout, trailer: Buffer, root: bytes) -> bytes:
-    """The digests of an object of several segments, once they are known to be the signed ones.
+class SignedSegments:
+    """What the digest of each segment must be, by the signed root and the trailer.
 
-    Raises :class:`TruncatedError` or :class:`TamperedError`.
+    Raises :class:`TruncatedError` for a trailer of another length, and
+    :class:`TamperedError` for one that is not the list that was signed.
     """
-    digests = bytes(trailer)
-    expected = layout.sealed_size - layout.body_end
-    if len(digests) < expected:
-        raise too_short(len(digests), expected)
-    if len(digests) > expected:
-        raise too_long(expected)
-    if root_of(layout.body_end, digests) != root:
-        raise tampered("The segment list of a sealed object is not the one whose root was signed.")
-    return digests
+
+    def __init__(self, layout: Layout, root: bytes, trailer: Buffer) -> None:
+        self._layout = layout
+        self._root = root
+        self.trailer = bytes(trailer)
+        expected = layout.sealed_size - layout.body_end
+        if len(self.trailer) < expected:
+            raise too_short(len(self.trailer), expected)
+        if len(self.trailer) > expected:
+            raise too_long(expected)
+        # A single segment has no list: its own digest makes the root.
+        if expected and root_of(layout.body_end, self.trailer) != root:
+            raise tampered("The segment list of a sealed object is not the one whose root was signed.")
+
+    def check(self, segments: Iterable[int], digests: bytes) -> None:
+        """Compare the digests of some segments, joined; :class:`TamperedError` names the first that differs."""
+        for at, segment in enumerate(segments):
+            digest = digests[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE]
+            if self.trailer:
+                genuine = digest == self.trailer[segment * DIGEST_SIZE : (segment + 1) * DIGEST_SIZE]
+            else:
+                genuine = root_of(self._layout.body_end, digest) == self._root
+            if not genuine:
+                raise tampered(f"Segment {segment} of a sealed object is not the signed one.")
 
 
 def check_header(expected: Header, found: bytes) -> None:
@@ -72,14 +89,6 @@ def check_header(expected: Header, found: bytes) -> None:
     if found[: HEADER_SIZE - ID_SIZE] == wanted[: HEADER_SIZE - ID_SIZE]:
         raise tampered("Another sealed object was put in the place of this one.")
     raise tampered("The header of a sealed object is not the signed one.")
-
-
-def altered_segment(first: int, digests: bytes, signed: bytes) -> TamperedError:
-    """The error for segments from number *first* on whose joined digests differ from the signed ones."""
-    same = 0
-    while digests[same : same + DIGEST_SIZE] == signed[same : same + DIGEST_SIZE]:
-        same += DIGEST_SIZE
-    return tampered(f"Segment {first + same // DIGEST_SIZE} of a sealed object is not the signed one.")
 
 
 def tampered(what: str) -> TamperedError:
