@@ -49,7 +49,8 @@ def test_blocks_are_found():
     """The pattern finds what it should and leaves out what says so."""
     fence = "```"
     text = (
-        f"# Page\n\n{fence}python\none = 1\n{fence}\n\n<!-- not run: needs a server -->\n{fence}python\nboom()\n{fence}\n"
+        f"# Page\n\n{fence}python\none = 1\n{fence}\n\n"
+        f"<!-- not run: needs a server -->\n{fence}python\nboom()\n{fence}\n"
         f"\n<!-- run\ntwo = 2\n-->\n\n{fence}pycon\n>>> one + two\n3\n{fence}\n\n{fence}console\n$ ls\n{fence}\n"
     )
     assert list(blocks(text)) == [
