@@ -1,0 +1,157 @@
+"""Between local files and a dataset: whole files or nothing, small ones in batches."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from fsspec.callbacks import Callback
+
+if TYPE_CHECKING:
+    from sealedhealth.log.entry import Entry
+    from sealedhealth.session import Session, Transaction
+
+__all__ = ["Download", "Upload", "download_all", "download_one", "local_file", "upload_all"]
+
+_SMALL = 1 << 20
+_BATCH_FILES = 256
+_BATCH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One file to fetch."""
+
+    name: str
+    entry: Entry
+    target: str  #: local path
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One local file to seal."""
+
+    source: str
+    path: str  #: logical path
+
+
+@contextmanager
+def local_file(target: str) -> Iterator[BinaryIO]:
+    """A local file to write, which appears under its name whole or, after an exception, not at all.
+
+    A device or pipe is written directly.
+    """
+    target = os.path.realpath(target)  # a link stays one
+    try:
+        mode = os.stat(target).st_mode  # noqa: PTH116 - one call for kind and permissions
+    except FileNotFoundError:
+        mode = None
+    if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        with open(target, "wb") as direct:  # noqa: PTH123 - as os.stat
+            yield direct
+        return
+    folder = os.path.dirname(target)  # noqa: PTH120 - strings throughout
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    temporary = os.path.join(folder, f".sealedhealth-{secrets.token_hex(8)}.part")  # noqa: PTH118
+    # 0o666: the user named this file, so the umask decides, as for any other
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123
+            if mode is not None:
+                os.fchmod(descriptor, stat.S_IMODE(mode))
+            yield file
+        os.replace(temporary, target)  # noqa: PTH105
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
+        raise
+
+
+def download_one(session: Session, entry: Entry, sink: BinaryIO, callback: Callback) -> None:
+    """Write the content of one file to ``sink``, checked, with flat memory."""
+    callback.set_size(entry.size)
+    if entry.size <= _SMALL:
+        sink.write(_read_small(session, [entry])[0])
+        callback.relative_update(entry.size)
+    else:
+        session.download(entry, sink, progress=callback.relative_update)
+
+
+def download_all(session: Session, files: Sequence[Download], callback: Callback) -> None:
+    """Fetch files, the small ones many at a time; ``callback`` counts files, its branches count bytes."""
+    callback.set_size(len(files))
+    for batch in _batches(files):
+        small = _read_small(session, [file.entry for file in batch]) if batch[0].entry.size <= _SMALL else None
+        for index, file in enumerate(batch):
+            with callback.branched(file.name, file.target) as child, local_file(file.target) as sink:
+                if small is None:
+                    download_one(session, file.entry, sink, child)
+                else:
+                    child.set_size(file.entry.size)
+                    sink.write(small[index])
+                    child.relative_update(file.entry.size)
+            callback.relative_update(1)
+
+
+def _read_small(session: Session, entries: Sequence[Entry]) -> list[bytes]:
+    return session.read_ranges([(entry, 0, entry.size) for entry in entries])
+
+
+def _batches(files: Sequence[Download]) -> Iterator[list[Download]]:
+    """Runs of small files, within bounds of count and bytes; every large file alone; order kept."""
+    batch: list[Download] = []
+    held = 0
+    for file in files:
+        large = file.entry.size > _SMALL
+        if batch and (large or len(batch) == _BATCH_FILES or held + file.entry.size > _BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        if large:
+            yield [file]
+        else:
+            batch.append(file)
+            held += file.entry.size
+    if batch:
+        yield batch
+
+
+def upload_all(staged: Transaction, files: Sequence[Upload], callback: Callback) -> None:
+    """Seal local files into a transaction; ``callback`` counts files, its branches count bytes."""
+    callback.set_size(len(files))
+    progress = _Progress(files, callback)
+    staged.put_files([(file.source, file.path) for file in files], progress=progress.add)
+    progress.finish()
+
+
+class _Progress:
+    """Turns a count of bytes into counts of files, as if one file came after the other."""
+
+    def __init__(self, files: Sequence[Upload], callback: Callback) -> None:
+        self._callback = callback
+        self._files = [(file, os.stat(file.source).st_size) for file in files]  # noqa: PTH116 - many small calls
+        self._next = 0
+        self._seen = 0
+
+    def add(self, count: int) -> None:
+        self._seen += count
+        while self._next < len(self._files) and self._seen >= self._files[self._next][1]:
+            self._seen -= self._files[self._next][1]
+            self._one()
+
+    def finish(self) -> None:
+        """Report whatever the sizes left open: a file may have changed since it was measured."""
+        while self._next < len(self._files):
+            self._one()
+
+    def _one(self) -> None:
+        file, size = self._files[self._next]
+        self._next += 1
+        with self._callback.branched(file.source, file.path) as child:
+            child.set_size(size)
+            child.relative_update(size)
+        self._callback.relative_update(1)
