@@ -218,7 +218,8 @@ def read_notes(document: str) -> dict[bytes, AuthorNote]:
     fields = load_json(document.encode(), "roster's names")
     notes: dict[bytes, AuthorNote] = {}
     for item in fields.objects("notes", limit=MAX_NOTES):
-        notes[item.hex("id", 16)] = _note(item)
+        author_id = item.hex("id", 16)
+        notes[author_id] = _note(item)
     fields.finish()
     return notes
 

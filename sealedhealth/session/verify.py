@@ -1,0 +1,160 @@
+"""Verifying a dataset: the whole log from its root of trust, the checkpoint, and every byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO, cast
+
+from sealedhealth.errors import IntegrityError, KeyDestroyed
+from sealedhealth.log.content import DESTROYED_KEY
+from sealedhealth.log.link import LINK_LIMIT
+from sealedhealth.log.replay import LogStep, link_name
+from sealedhealth.session.engine import Engine, Loaded
+from sealedhealth.session.session import Session
+
+__all__ = ["VerificationFailed", "VerifyReport", "verify"]
+
+_SHOWN = 5  #: failures named in the error's message
+
+
+class VerificationFailed(IntegrityError):
+    """Something did not verify; ``failures`` lists all of it, ``report`` what was looked at."""
+
+    def __init__(self, what: str, *, failures: tuple[str, ...] = (), report: VerifyReport | None = None) -> None:
+        super().__init__(
+            what,
+            safe="Everything not named was checked and is genuine.",
+            next="Restore the named parts of the store from a copy; a correct copy has the same bytes.",
+        )
+        self.failures = failures
+        self.report = report
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was checked."""
+
+    dataset: str  #: id, hexadecimal
+    sequence: int
+    commits: int  #: anchored links replayed from the first on
+    void: int  #: of them, links that count for nothing
+    refused: tuple[str, ...]  #: change sets that broke the roster's rules and had no effect
+    files: int
+    bytes: int  #: plaintext bytes opened; 0 when data was left out
+    destroyed: int  #: files whose key was destroyed on purpose
+    checkpoint: int | None  #: commit of the checkpoint that was compared with the log
+    failures: tuple[str, ...] = field(default=())
+
+
+class _Nowhere:
+    """A sink for plaintext that nobody wants: it only has to be genuine."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+
+def verify(session: Session, *, data: bool = True, progress: Callable[[int], None] | None = None) -> VerifyReport:
+    """Check everything that this identity can check.
+
+    The log is replayed from the root of trust without any checkpoint; links on the store
+    are compared with the anchors, the checkpoint with the replay, and, with *data*, every
+    file of the pinned snapshot is fetched and opened.
+
+    Parameters
+    ----------
+    progress:
+        Called with the number of plaintext bytes checked since the last call.
+
+    Raises
+    ------
+    VerificationFailed
+        With everything that failed. Parts of the log that cannot be replayed at all raise
+        their own error.
+    """
+    engine = session.engine
+    engine.refresh()
+    session.refresh()
+    trusted, _ = engine.trusted_policy()
+    failures: list[str] = []
+    state = engine.log.start()
+    steps = engine.log.replay(state, engine.log.anchors_from(0, session.sequence))
+    failures += _compare_links(engine, steps)
+    checkpointed = engine.loaded
+    replayed: Loaded | None = None
+    if not state.destroyed:
+        # After a destruction the log before it cannot be opened any more: the checkpoint is all there is.
+        replayed = engine.load(session.sequence, trusted, checkpoints=False)
+        failures += _compare_contents(engine.load(session.sequence, trusted), replayed)
+    files, size, destroyed = _check_files(session, data=data, progress=progress, failures=failures)
+    refusals = [r for r in state.refusals if r.change_id is not None]
+    refusals += [r for content in ((replayed or checkpointed).contents or {}).values() for r in content.refusals]
+    report = VerifyReport(
+        dataset=engine.dataset_id.hex(),
+        sequence=session.sequence,
+        commits=len(steps),
+        void=sum(step.link is None for step in steps),
+        refused=tuple(f"commit {r.sequence}: {r.reason}" for r in refusals),
+        files=files,
+        bytes=size,
+        destroyed=destroyed,
+        checkpoint=state.checkpoint.sequence if state.checkpoint else None,
+        failures=tuple(failures),
+    )
+    if failures:
+        shown = "; ".join(failures[:_SHOWN])
+        more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+        raise VerificationFailed(f"{len(failures)} checks failed: {shown}{more}.", failures=tuple(failures), report=report)
+    return report
+
+
+def _compare_links(engine: Engine, steps: list[LogStep]) -> list[str]:
+    """The store's copies of the links, which movers and keyless checks depend on."""
+    names = {link_name(step.entry.sequence): step for step in steps}
+    copies = engine.store.get_many(list(names), limit=LINK_LIMIT, missing_ok=True)
+    wrong = []
+    for name, step in names.items():
+        last = step.entry.sequence == steps[-1].entry.sequence
+        if step.link is None or (last and name not in copies):
+            continue  # the newest copy may still be on its way
+        if copies.get(name) != step.entry.link:
+            wrong.append(f"{name} is missing or not the anchored link")
+    return wrong
+
+
+def _compare_contents(checkpointed: Loaded, replayed: Loaded) -> list[str]:
+    """A curator who signs a false checkpoint is found here: replay says what producers really committed."""
+    wrong = []
+    for compartment, content in (replayed.contents or {}).items():
+        other = (checkpointed.contents or {}).get(compartment)
+        if other is None:
+            continue
+        for path, before, after in content.catalogue.diff(other.catalogue):
+            if before is None or after is None or before.root != after.root:
+                wrong.append(f"the checkpoint says something else of {path!r} than the log")
+    return wrong
+
+
+def _check_files(
+    session: Session, *, data: bool, progress: Callable[[int], None] | None, failures: list[str]
+) -> tuple[int, int, int]:
+    files = size = destroyed = 0
+    if not session.readable:
+        return 0, 0, 0
+    sink = cast("BinaryIO", _Nowhere())
+    gone = session.engine.loaded.state.destroyed
+    for path, entry in session.snapshot.items():
+        files += 1
+        if entry.object_key == DESTROYED_KEY or entry.data_key_id in gone:
+            destroyed += 1
+            continue
+        if not data:
+            continue
+        try:
+            session.download(entry, sink, progress=progress)
+            size += entry.length
+        except KeyDestroyed:
+            destroyed += 1
+        except IntegrityError as error:
+            failures.append(f"{path!r}: {error.what}")
+    return files, size, destroyed
