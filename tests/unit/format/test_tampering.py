@@ -141,3 +141,10 @@ def test_a_stream_that_stops_inside_the_list(large):
     opener.update(large.data[:-1])
     with pytest.raises(TruncatedError, match="ends too early"):
         opener.finalize()
+
+
+def test_a_stream_with_another_list_than_the_one_fetched_first(large):
+    """The host may answer two requests for the same bytes differently."""
+    opener = large.opener()
+    with pytest.raises(TamperedError, match="segment list at the end"):
+        opener.update(large.data[:-1] + bytes([large.data[-1] ^ 1]))
