@@ -91,7 +91,9 @@ class ObjectSource:
         )
 
 
-def read_many(store: ObjectStore, wanted: Sequence[tuple[ObjectSource, Sequence[tuple[int, int]]]]) -> list[list[bytes]]:
+def read_many(
+    store: ObjectStore, wanted: Sequence[tuple[ObjectSource, Sequence[tuple[int, int]]]]
+) -> list[list[bytes]]:
     """Ranges of many objects in one concurrent call to the store.
 
     Parameters

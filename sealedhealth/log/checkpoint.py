@@ -223,9 +223,7 @@ class Manifest:
         }
         state.changes = set(content.blobs("change"))
         state.destroyed = dict(zip(content.blobs("destroyed"), content.numbers("destroyed_sequence"), strict=True))
-        state.minimum = dict(
-            zip(content.blobs("minimum_compartment"), content.numbers("minimum_version"), strict=True)
-        )
+        state.minimum = dict(zip(content.blobs("minimum_compartment"), content.numbers("minimum_version"), strict=True))
         state.horizon = int(content.fields["horizon"])
         state.sequence = state.head_sequence = self.sequence
         state.head = self.link

@@ -345,8 +345,11 @@ def _read_field(spec: Field, value: object) -> FieldValue | None:
         case str() if spec.type is bytes:
             digits = len(value) == 2 * spec.limit and not value.strip("0123456789abcdef")
             return bytes.fromhex(value) if digits else None
-        case str() if spec.type is str and len(value.encode(errors="surrogatepass")) <= spec.limit:
-            return value
+        case str() if spec.type is str:
+            try:
+                return value if len(value.encode()) <= spec.limit else None
+            except UnicodeEncodeError:
+                return None
         case bool():
             return value if spec.type is bool else None
         case int() if spec.type is int and 0 <= value <= spec.limit:

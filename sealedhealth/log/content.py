@@ -162,7 +162,9 @@ class ContentState:
 
     # -- which objects are still in use ------------------------------------------------------
 
-    def _account(self, sequence: int, puts: Mapping[str, Entry], deletes: Iterable[str], fresh: Collection[bytes]) -> None:
+    def _account(
+        self, sequence: int, puts: Mapping[str, Entry], deletes: Iterable[str], fresh: Collection[bytes]
+    ) -> None:
         """Keep count of the uses of each object; *fresh* are the ids of this change set's own.
 
         Objects are told apart by data key and object id together: an author can repeat

@@ -107,7 +107,9 @@ class Policy:
     def read(cls, fields: Fields) -> Policy:
         """Read and check the JSON form."""
         version = fields.integer("version", least=1, most=1 << 31)
-        compartments = tuple(_distinct(fields, "compartments", fields.hexes("compartments", 16, limit=MAX_COMPARTMENTS)))
+        compartments = tuple(
+            _distinct(fields, "compartments", fields.hexes("compartments", 16, limit=MAX_COMPARTMENTS))
+        )
         settings = Settings.read(fields.object("settings"))
         authors: dict[bytes, Author] = {}
         for item in fields.objects("authors", limit=MAX_AUTHORS):
@@ -122,7 +124,7 @@ class Policy:
 
 
 def _read_author(item: Fields, compartments: Iterable[bytes]) -> Author:
-    roles = item.list("roles", limit=len(Role))
+    roles = item.items("roles", limit=len(Role))
     if any(role not in set(Role) for role in roles):
         item.fail("roles")
     own = item.hexes("compartments", 16, limit=MAX_COMPARTMENTS)

@@ -96,7 +96,7 @@ class Fields:
 
     def hexes(self, name: str, size: int, *, limit: int) -> list[bytes]:
         """A list of at most *limit* hexadecimal strings of *size* bytes each."""
-        return [self._hex(name, value, size) for value in self.list(name, limit=limit)]
+        return [self._hex(name, value, size) for value in self.items(name, limit=limit)]
 
     def integer(self, name: str, *, most: int, least: int = 0) -> int:
         """An integer from *least* to *most*."""
@@ -130,7 +130,7 @@ class Fields:
             self.fail(name)
         return str(value)
 
-    def list(self, name: str, *, limit: int) -> list[Any]:
+    def items(self, name: str, *, limit: int) -> list[Any]:
         """A list of at most *limit* items."""
         value = self._take(name)
         if not isinstance(value, list) or len(value) > limit:
@@ -139,7 +139,7 @@ class Fields:
 
     def objects(self, name: str, *, limit: int) -> list[Fields]:
         """A list of at most *limit* objects."""
-        return [Fields(item, f"{self._what}'s {name}") for item in self.list(name, limit=limit)]
+        return [Fields(item, f"{self._what}'s {name}") for item in self.items(name, limit=limit)]
 
     def object(self, name: str) -> Fields:
         """A nested object."""

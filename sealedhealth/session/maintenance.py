@@ -297,9 +297,7 @@ def _old_enough(engine: Engine, loaded: Loaded, grace: timedelta) -> list[Droppe
     return found
 
 
-def _orphans(
-    engine: Engine, loaded: Loaded, live: Collection[bytes], grace: timedelta
-) -> tuple[int, dict[str, int]]:
+def _orphans(engine: Engine, loaded: Loaded, live: Collection[bytes], grace: timedelta) -> tuple[int, dict[str, int]]:
     """Files of the store that nothing refers to, and that were seen so for longer than the grace."""
     dropped = {item.object_id for content in (loaded.contents or {}).values() for item in content.dropped.values()}
     needed = {object_name(object_id) for object_id in {*live, *dropped}}
@@ -360,7 +358,11 @@ def rotate(session: Session) -> int:
     """
     engine = session.engine
     policy = engine.refresh().state.policy
-    versions = [engine.context.service.rotate(engine.kek(compartment)) for compartment in policy.compartments] if policy else []
+    versions = (
+        [engine.context.service.rotate(engine.kek(compartment)) for compartment in policy.compartments]
+        if policy
+        else []
+    )
     return max(versions, default=0)
 
 
@@ -428,7 +430,9 @@ def destroy_keys(session: Session, key_ids: Collection[bytes]) -> DestroyReport:
     state = engine.refresh().state
     records = [state.keys.get(key_id) for key_id in key_ids]
     if not key_ids or any(record is None for record in records):
-        raise NotFound("The log has no such data key.", next="`sealedhealth log --json URL` lists the keys of each commit.")
+        raise NotFound(
+            "The log has no such data key.", next="`sealedhealth log --json URL` lists the keys of each commit."
+        )
     if any(record is not None and record.kind is ChangeKind.POLICY for record in records):
         raise InvalidInput(
             "This data key seals a version of the roster, not data.", safe="Nothing was destroyed.",

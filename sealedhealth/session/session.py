@@ -58,9 +58,7 @@ class Session:
         self._sources: OrderedDict[bytes, ObjectSource] = OrderedDict()
 
     @staticmethod
-    def open(
-        url: str, profile: Profile, *, dataset_id: bytes | None = None, at: int | str | None = None
-    ) -> Session:
+    def open(url: str, profile: Profile, *, dataset_id: bytes | None = None, at: int | str | None = None) -> Session:
         """Open the dataset whose root is *url* at its newest snapshot, or at an earlier one.
 
         Parameters
@@ -249,7 +247,9 @@ class Session:
             for ref in accepted.change.sections
             if ref.data_key_id not in state.destroyed
         ]
-        keys = self.engine.unwrap(list({ref.data_key_id: state.keys[ref.data_key_id].wrapped for _, ref in wanted}.values()))
+        keys = self.engine.unwrap(
+            list({ref.data_key_id: state.keys[ref.data_key_id].wrapped for _, ref in wanted}.values())
+        )
         for accepted, ref in wanted:
             if ref.data_key_id in keys:
                 try:
@@ -297,4 +297,3 @@ def _info(
         void=step.void,
         refused=refused,
     )
-

@@ -84,7 +84,8 @@ class Transaction:
         self._author = engine.author(policy)
         if not self._author.may(Role.PRODUCER, Role.CURATOR):
             raise AccessDenied(
-                "This identity may not write to the dataset.", next="Ask the data controller for the role of a producer."
+                "This identity may not write to the dataset.",
+                next="Ask the data controller for the role of a producer.",
             )
         self.message = message
         self.base: Snapshot | None = session.snapshot if loaded.contents is not None else None
@@ -464,9 +465,7 @@ class Transaction:
             uid = entry.object_id if entry.object_id in self._new else entry.data_key_id + entry.object_id
             if uid not in rows:
                 rows[uid] = len(new) + len(old)
-                old.append(
-                    ObjectRow(entry.object_id, entry.data_key_id, entry.salt, entry.root, entry.sealed_size)
-                )
+                old.append(ObjectRow(entry.object_id, entry.data_key_id, entry.salt, entry.root, entry.sealed_size))
             staged.append(Put(path, rows[uid], entry.offset, entry.length, entry.mtime_us))
         section = Section(
             message=self.message,

@@ -104,7 +104,9 @@ def verify(session: Session, *, data: bool = True, progress: Callable[[int], Non
     if failures:
         shown = "; ".join(failures[:_SHOWN])
         more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-        raise VerificationFailed(f"{len(failures)} checks failed: {shown}{more}.", failures=tuple(failures), report=report)
+        raise VerificationFailed(
+            f"{len(failures)} checks failed: {shown}{more}.", failures=tuple(failures), report=report
+        )
     return report
 
 
