@@ -1,0 +1,126 @@
+"""``sealedhealth keystore``: make, list, copy and restore the local keystore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sealedhealth.cli import output
+from sealedhealth.cli.options import help_text, profile, verb
+
+__all__ = ["keystore_command"]
+
+
+@click.group(
+    "keystore",
+    help=help_text(
+        """
+        The keystore: the directory that holds the keys, the anchors and the registry of datasets.
+
+        A keystore is protected by a passphrase. With --development it is protected by file permissions alone: for
+        demonstrations and tests with data that is public anyway, and labelled so in every listing.
+        """
+    ),
+)
+def keystore_command() -> None:
+    """Group of verbs."""
+
+
+@verb("init")
+@click.option("--development", is_flag=True, help="Without a passphrase: not for real data.")
+def _init(profile_name: str | None, development: bool) -> None:
+    """Make a keystore.
+
+    The passphrase is asked for twice on the terminal, or read from the file that SEALEDHEALTH_PASSPHRASE_FILE or the
+    profile names. Where the keystore goes: SEALEDHEALTH_HOME, or the profile's `keystore`.
+
+    Examples
+    --------
+    sealedhealth keystore init
+    SEALEDHEALTH_PASSPHRASE_FILE=/run/secrets/phrase sealedhealth keystore init
+    """
+    from sealedhealth.profiles import create_keystore
+
+    chosen = profile(profile_name)
+    context = create_keystore(chosen, development=development)
+    output.emit(
+        {"keystore": str(chosen.keystore), "label": context.service.capabilities().label, "created": True},
+        f"Made the keystore {chosen.keystore} [{context.service.capabilities().label}].\n"
+        "Back it up after each commit: `sealedhealth keystore backup FILE`.",
+    )
+
+
+@verb("list")
+def _list(profile_name: str | None) -> None:
+    """List the keystore and the datasets it holds keys for.
+
+    Examples
+    --------
+    sealedhealth keystore list
+    sealedhealth keystore list --profile cardio-job --json
+    """
+    from sealedhealth.profiles import connect
+
+    chosen = profile(profile_name)
+    context = connect(chosen)
+    label = context.service.capabilities().label
+    output.emit(
+        {"keystore": str(chosen.keystore), "label": label, "profile": chosen.name},
+        f"{chosen.keystore} [{label}]",
+    )
+    datasets = context.registry.datasets()
+    for ref in datasets:
+        output.emit({"dataset": ref.dataset_id.hex(), "urls": list(ref.urls), "destroyed": ref.destroyed})
+    if datasets:
+        output.table(
+            ["DATASET", "STATE", "URL"],
+            [
+                [ref.dataset_id.hex(), "destroyed" if ref.destroyed else "in use", " ".join(ref.urls) or "-"]
+                for ref in datasets
+            ],
+        )
+    else:
+        output.line("No dataset yet.")
+
+
+@verb("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--development", is_flag=True, help="Allow it for a development keystore: the copy holds bare keys.")
+def _backup(profile_name: str | None, file: Path, development: bool) -> None:
+    """Copy the keystore into one new FILE.
+
+    Keys stay sealed in it, under the passphrase of this moment. It also holds the anchors, which say what the latest
+    commit of each dataset is: a restored backup that is older than the last commit is noticed and refused
+    (AnchorRolledBack), so back up after each commit. A backup keeps keys that are destroyed later: delete it when that
+    matters.
+
+    Examples
+    --------
+    sealedhealth keystore backup /media/safe/keystore-2026-03-01.zip
+    """
+    from sealedhealth.keys.local import backup
+
+    chosen = profile(profile_name)
+    backup(chosen.keystore, file, allow_development=development)
+    output.emit({"keystore": str(chosen.keystore), "backup": str(file)}, f"Wrote {file}.")
+
+
+@verb("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+def _restore(profile_name: str | None, file: Path) -> None:
+    """Make the keystore from a backup FILE. There must be no keystore yet.
+
+    Examples
+    --------
+    sealedhealth keystore restore /media/safe/keystore-2026-03-01.zip
+    """
+    from sealedhealth.keys.local import restore
+
+    chosen = profile(profile_name)
+    restore(file, chosen.keystore)
+    output.emit({"keystore": str(chosen.keystore), "restored": str(file)}, f"Restored {chosen.keystore}.")
+
+
+for _command in (_init, _list, _backup, _restore):
+    keystore_command.add_command(_command)
