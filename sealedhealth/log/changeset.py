@@ -32,9 +32,8 @@ __all__ = [
     "ChangeSet",
     "Inventory",
     "SectionRef",
-    "key_columns",
     "key_column_values",
-    "pack_change_set",
+    "key_columns",
     "read_key_columns",
     "seal_section",
 ]

@@ -6,27 +6,24 @@ and change sets in order, loads checkpoints, and opens what the caller may open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Protocol
 
 from sealedhealth.errors import (
     AnchorRolledBack,
     IntegrityError,
     KeyDestroyed,
-    MalformedError,
     MissingError,
-    NotFound,
     RolledBack,
     RosterViolation,
     TamperedError,
 )
 from sealedhealth.keys.base import AnchorEntry, AnchorStore, DataKey, PolicyRef, WrappedKey
 from sealedhealth.log.changeset import CHANGE_SET_LIMIT, ChangeKind, ChangeSet
-from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest, SegmentRef, open_content
+from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest, open_content
 from sealedhealth.log.content import ContentState
 from sealedhealth.log.envelope import ROOT_AUTHOR, verify_envelope
 from sealedhealth.log.link import DESCRIPTOR_SIZE, LINK_LIMIT, CheckpointRef, Descriptor, Link, file_digest
@@ -383,7 +380,7 @@ class Log:
         for _, ref in wanted:
             if ref.data_key_id in state.destroyed:
                 raise KeyDestroyed(
-                    f"A data key of this part of the history was destroyed in commit {state.destroyed[ref.data_key_id]}.",
+                    f"A data key that this replay needs was destroyed in commit {state.destroyed[ref.data_key_id]}.",
                     safe="Later snapshots open.",
                     next="Open a snapshot after the destruction.",
                 )

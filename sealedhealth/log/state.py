@@ -155,7 +155,7 @@ class LogState:
             data = files[ref.change_id]
             if len(data) != ref.size or file_digest(data) != ref.digest:
                 raise TamperedError(
-                    f"The change set {ref.change_id.hex()} of commit {link.sequence} is not the one that was committed.",
+                    f"The change set {ref.change_id.hex()} is not the one that commit {link.sequence} names.",
                     safe="Nothing of it was used.",
                     next="Restore this file of the store from a copy: every correct copy has the same bytes.",
                 )

@@ -69,7 +69,7 @@ class Fields:
         """Refuse the member called *name*."""
         raise MalformedError(f"The {self._what} has no valid '{name}'.")
 
-    def _take(self, name: str) -> Any:  # noqa: ANN401 - JSON
+    def _take(self, name: str) -> Any:
         try:
             return self._left.pop(name)
         except KeyError:

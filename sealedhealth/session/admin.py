@@ -104,7 +104,7 @@ def _refuse_existing(url: str, profile: Profile) -> None:
     )
 
 
-def _policy_change(  # noqa: PLR0913 - one call site each for making and changing a policy
+def _policy_change(
     context: KeyContext,
     keyring: Keyring,
     root_name: str,
@@ -140,7 +140,7 @@ def _policy_change(  # noqa: PLR0913 - one call site each for making and changin
     return change, change.pack(lambda message: service.sign(root_name, message))
 
 
-def set_author(  # noqa: PLR0913 - keyword-only
+def set_author(
     session: Session,
     public_key: bytes,
     *,

@@ -141,18 +141,18 @@ class Engine:
         return root_key_name(self.log.descriptor.nonce)
 
     def author_key(self) -> AuthorKey:
-        """This identity's public signing key."""
+        """The public signing key of this identity."""
         return self.context.service.author(self.profile.author)
 
     def author(self, policy: Policy) -> Author:
-        """This identity on the roster. Raises ``AccessDenied`` when it is not there."""
+        """The roster's entry of this identity. Raises ``AccessDenied`` when it is not there."""
         try:
             author = policy.author_of(self.author_key().public_key)
         except KeyMissing:
             author = None
         if author is None or not author.active:
             raise AccessDenied(
-                f"The signing key {self.profile.author!r} of profile {self.profile.name!r} is not on this dataset's roster.",
+                f"The signing key {self.profile.author!r} of profile {self.profile.name!r} is not on the roster.",
                 next="Ask the data controller to add it.",
             )
         return author

@@ -192,7 +192,7 @@ class Transaction:
         small: list[tuple[str, Buffer, int | None]] = []
         size = 0
         for local, path in pairs:
-            status = os.stat(local)
+            status = Path(local).stat()
             if status.st_size > SMALL:
                 self._put_large(local, path, status, progress)
                 continue
@@ -207,7 +207,7 @@ class Transaction:
     def _put_large(self, local: str, path: str, status: os.stat_result, progress: Progress | None) -> None:
         writer = self.writer(path, mtime_us=max(0, status.st_mtime_ns // 1000), size_hint=status.st_size)
         try:
-            with open(local, "rb", buffering=0) as file:
+            with Path(local).open("rb", buffering=0) as file:
                 while data := file.read(PIECE):
                     writer.write(data)
                     if progress is not None:

@@ -1,0 +1,148 @@
+"""Checkpoints: when they are due, and writing them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from sealedhealth.errors import (
+    AccessDenied,
+    MissingError,
+)
+from sealedhealth.keys.base import WrappedKey
+from sealedhealth.log.changeset import ChangeKind
+from sealedhealth.log.checkpoint import Manifest, SegmentRef, pack_public, seal_content
+from sealedhealth.log.content import ContentState
+from sealedhealth.log.link import CheckpointRef, file_digest
+from sealedhealth.log.replay import checkpoint_name
+from sealedhealth.log.roster import Role
+from sealedhealth.log.strict import microseconds
+from sealedhealth.session.engine import Engine
+from sealedhealth.session.maintenance.changes import bare_change, submit_bare
+from sealedhealth.session.session import Session
+
+__all__ = ["CheckpointReport", "checkpoint", "checkpoint_due", "maintain", "publish", "write_checkpoint"]
+
+
+TAIL_COMMITS = 64  #: replaying more commits than this makes a checkpoint due
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReport:
+    """A checkpoint that was written."""
+
+    sequence: int  #: the commit it stands for
+    entries: int
+    segments: int
+    reused: int  #: segments shared with the checkpoint before
+    written_bytes: int
+
+
+def checkpoint_due(session: Session) -> bool:
+    """Whether opening replays more than 64 commits, or more than a quarter of the checkpoint's size."""
+    loaded = session.engine.loaded
+    return loaded.tail > TAIL_COMMITS or (
+        loaded.tail > 1 and loaded.checkpoint_bytes > 0 and loaded.tail_bytes > loaded.checkpoint_bytes / 4
+    )
+
+
+def checkpoint(session: Session, *, fresh: bool = False) -> CheckpointReport:
+    """Write a checkpoint of the newest commit; later commits point to it.
+
+    Parameters
+    ----------
+    fresh:
+        Share no segment with earlier checkpoints (after keys were rewrapped or destroyed).
+
+    Raises
+    ------
+    AccessDenied
+        This identity is not a curator, or cannot read.
+    """
+    engine = session.engine
+    engine.refresh()
+    with engine.lock:
+        return write_checkpoint(engine, fresh=fresh)[0]
+
+
+def write_checkpoint(engine: Engine, *, fresh: bool) -> tuple[CheckpointReport, CheckpointRef]:
+    """Write a checkpoint of the loaded state; the caller holds the engine's lock and has refreshed."""
+    loaded = engine.loaded
+    state = loaded.state
+    policy = state.policy
+    if policy is None or state.policy_ref is None or loaded.contents is None:
+        raise AccessDenied("A checkpoint can only be made by somebody who can read the dataset.")
+    author = engine.author(policy)
+    if not author.may(Role.CURATOR):
+        raise AccessDenied("Only a curator may make checkpoints.", next="Ask the data controller for the role.")
+    refs: list[SegmentRef] = []
+    files: dict[bytes, bytes] = {}
+    compacted: dict[bytes, ContentState] = {}
+    for compartment, content in loaded.contents.items():
+        reuse = {} if fresh else _reusable(content, state.minimum.get(compartment, 1))
+        with engine.keyring.sealing_key(engine.kek(compartment)) as sealing:
+            part_refs, part_files, compacted[compartment] = seal_content(
+                content, engine.dataset_id, sealing.data_key, sealing.wrapped, reuse=reuse, random=os.urandom
+            )
+        refs += part_refs
+        files |= part_files
+    entry = engine.log.anchor(state.head_sequence)
+    if entry is None:
+        raise MissingError("The anchor of the newest commit is gone.")
+    manifest = Manifest(
+        dataset_id=engine.dataset_id,
+        checkpoint_id=os.urandom(16),
+        sequence=state.head_sequence,
+        link=state.head,
+        time_us=microseconds(engine.context.service.now()),
+        policy_version=policy.version,
+        policy_ref=state.policy_ref,
+        policy_sequence=state.policy_sequence,
+        segments=tuple(refs),
+        public=pack_public(state),
+    )
+    raw = manifest.pack(author.author_id, engine.sign)
+    engine.store.put_many({checkpoint_name(object_id): data for object_id, data in files.items()})
+    engine.store.put(checkpoint_name(manifest.checkpoint_id), raw)
+    engine.store.flush()
+    ref = CheckpointRef(manifest.checkpoint_id, file_digest(raw), len(raw), manifest.sequence)
+    state.checkpoint = ref
+    loaded.contents = compacted
+    loaded.tail = loaded.tail_bytes = 0
+    loaded.checkpoint_bytes = sum(item.size for item in refs)
+    report = CheckpointReport(
+        sequence=manifest.sequence,
+        entries=sum(len(content.catalogue) for content in compacted.values()),
+        segments=len(refs),
+        reused=len(refs) - len(files),
+        written_bytes=len(raw) + sum(map(len, files.values())),
+    )
+    return report, ref
+
+
+def _reusable(content: ContentState, minimum: int) -> dict[bytes, WrappedKey]:
+    """Keys of earlier segments, unless there are so many that opening would take more than a batch."""
+    keys = {
+        segment.ref.wrapped.key_id: segment.ref.wrapped
+        for segment in content.catalogue.compacted().segments()
+        if isinstance(segment.ref, SegmentRef) and segment.ref.wrapped.version >= minimum
+    }
+    return keys if len(keys) <= 16 else {}
+
+
+def maintain(session: Session, *, force: bool = False) -> CheckpointReport | None:
+    """Make a checkpoint when one is due (or *force*) and publish it by a commit; safe to run at any time."""
+    engine = session.engine
+    engine.refresh()
+    if not force and not checkpoint_due(session):
+        return None
+    with engine.lock:
+        report, ref = write_checkpoint(engine, fresh=False)
+    publish(session, ref)
+    return report
+
+
+def publish(session: Session, ref: CheckpointRef) -> int:
+    """Commit an empty collection, so that the newest link points to a checkpoint."""
+    change = bare_change(session.engine, ChangeKind.COLLECT, horizon=session.engine.loaded.state.horizon)
+    return submit_bare(session, change, checkpoint=ref)

@@ -1,0 +1,148 @@
+"""Garbage collection: deleting objects that no kept snapshot needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
+
+from sealedhealth.errors import (
+    AccessDenied,
+    SealedHealthError,
+)
+from sealedhealth.log.changeset import ChangeKind
+from sealedhealth.log.content import ContentState, Dropped
+from sealedhealth.log.replay import change_name, checkpoint_name, object_name
+from sealedhealth.log.roster import Role
+from sealedhealth.session.engine import Engine, Loaded
+from sealedhealth.session.maintenance.changes import bare_change, submit_bare
+from sealedhealth.session.orphans import Orphans
+from sealedhealth.session.session import Session
+
+__all__ = ["CollectReport", "collect"]
+
+_PLACES = ("objects", ".sealedhealth/checkpoints", ".sealedhealth/changes")  #: where files can be left over
+
+
+@dataclass(frozen=True, slots=True)
+class CollectReport:
+    """What garbage collection deleted, or would delete."""
+
+    dropped: int  #: objects that commits had dropped longer than the grace ago
+    orphans: int  #: objects and files that no commit ever named
+    bytes: int  #: sealed bytes of both
+    waiting: int  #: orphans seen for the first time, or not long enough ago
+    horizon: int  #: snapshots older than this are incomplete, unless tagged
+    dry_run: bool
+
+
+def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool = False) -> CollectReport:
+    """Delete objects that no kept snapshot needs.
+
+    An object goes once the commit that dropped it is older than *grace* and no tagged
+    snapshot holds it; a file that no commit names goes once this machine has seen it
+    unneeded for *grace*. Times are the key service's.
+
+    Parameters
+    ----------
+    grace:
+        Default: the dataset's setting (14 days). A shorter one can break running readers
+        of old snapshots, and transactions that are still open.
+
+    Raises
+    ------
+    AccessDenied
+        This identity is not a curator, or cannot read.
+    """
+    engine = session.engine
+    loaded = engine.refresh()
+    policy = loaded.state.policy
+    if policy is None or loaded.contents is None or not engine.author(policy).may(Role.CURATOR):
+        raise AccessDenied("Only a curator who can read may collect garbage.")
+    if not set(policy.compartments) <= loaded.contents.keys():
+        raise AccessDenied("Collecting garbage needs every compartment: others' objects would look unneeded.")
+    limit = timedelta(seconds=policy.settings.grace_s) if grace is None else grace
+    old = _old_enough(engine, loaded, limit)
+    kept = {entry_id for content in loaded.contents.values() for entry_id in _live_ids(content)}
+    expired = [item for item in old if item.object_id not in kept]
+    waiting, orphans = _orphans(engine, loaded, kept, limit)
+    horizon = max([loaded.state.horizon, *(item.dropped for item in expired)])
+    size = sum(item.sealed_size for item in expired) + sum(orphans.values())
+    if not dry_run:
+        if expired:
+            # Announced before it is done: readers of old snapshots learn why objects are missing.
+            change = bare_change(
+                engine, ChangeKind.COLLECT, collected=[item.object_id for item in expired], horizon=horizon
+            )
+            submit_bare(session, change)
+            engine.store.delete_many([object_name(item.object_id) for item in expired])
+        engine.store.delete_many(list(orphans))
+        with suppress(SealedHealthError):
+            engine.store.delete_unfinished(limit)
+    return CollectReport(len(expired), len(orphans), size, waiting, horizon, dry_run)
+
+
+def _live_ids(content: ContentState) -> Iterable[bytes]:
+    return (item.object_id for item in content.catalogue.objects())
+
+
+def _old_enough(engine: Engine, loaded: Loaded, grace: timedelta) -> list[Dropped]:
+    """Dropped objects whose grace is over and that no tag keeps."""
+    now = engine.context.service.now()
+    ages: dict[int, bool] = {}
+
+    def over(sequence: int) -> bool:
+        if sequence not in ages:
+            entry = engine.log.anchor(sequence)
+            ages[sequence] = entry is not None and now - entry.created >= grace
+        return ages[sequence]
+
+    found = []
+    for content in (loaded.contents or {}).values():
+        for item in content.dropped.values():
+            record = loaded.state.keys.get(item.data_key_id)
+            born = record.sequence if record else 0
+            tagged = any(born <= at < item.dropped for at in loaded.snapshot().tags.values())
+            if not tagged and over(item.dropped):
+                found.append(item)
+    return found
+
+
+def _orphans(engine: Engine, loaded: Loaded, live: Collection[bytes], grace: timedelta) -> tuple[int, dict[str, int]]:
+    """Files of the store that nothing refers to, and that were seen so for longer than the grace."""
+    dropped = {item.object_id for content in (loaded.contents or {}).values() for item in content.dropped.values()}
+    needed = {object_name(object_id) for object_id in {*live, *dropped}}
+    needed |= _checkpoint_files(engine, loaded)
+    needed |= {change_name(change_id) for change_id in loaded.state.changes}
+    listed = chain.from_iterable(engine.store.list(place) for place in _PLACES)
+    unneeded = {name: size for name, size in listed if name not in needed}
+    # A commit may have come between the first look and the listing.
+    newer = engine.refresh()
+    if newer.state.sequence != loaded.state.sequence:
+        fresh = {object_name(i) for content in (newer.contents or {}).values() for i in _live_ids(content)}
+        fresh |= {change_name(change_id) for change_id in newer.state.changes}
+        fresh |= _checkpoint_files(engine, newer)
+        unneeded = {name: size for name, size in unneeded.items() if name not in fresh}
+    old = Orphans(engine.profile.state, engine.dataset_id).seen_for(
+        unneeded, now=engine.context.service.now(), grace=grace
+    )
+    return len(unneeded) - len(old), {name: unneeded[name] for name in old}
+
+
+def _checkpoint_files(engine: Engine, loaded: Loaded) -> set[str]:
+    """The files of the newest checkpoint, and of those that tagged snapshots start from."""
+    names: set[str] = set()
+    trusted, _ = engine.trusted_policy()
+    wanted = {loaded.state.sequence, *loaded.snapshot().tags.values()}
+    for sequence in wanted:
+        found = engine.log.nearest_checkpoint(sequence, trusted)
+        if found is None:
+            continue
+        manifest, _ = found
+        names.add(checkpoint_name(manifest.checkpoint_id))
+        names |= {checkpoint_name(ref.object_id) for ref in manifest.segments}
+    if loaded.state.checkpoint is not None:
+        names.add(checkpoint_name(loaded.state.checkpoint.checkpoint_id))
+    return names
