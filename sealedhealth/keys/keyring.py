@@ -162,8 +162,10 @@ class Keyring:
                 found |= self._fetch(missing)
         return {key_id: found[kek, key_id] for kek, key_id in wanted}
 
-    def sealing_key(self, kek: Kek) -> SealingKey:
+    def sealing_key(self, kek: Kek, *, max_age_s: float | None = None) -> SealingKey:
         """A new data key under *kek*: one call. It is not kept here; whoever asks closes it.
+
+        *max_age_s* shortens the time in seconds until it is exhausted.
 
         Raises what :meth:`KeyService.generate` raises, and ``WrongKey`` when the wrap that
         comes with the key names another one.
@@ -177,7 +179,7 @@ class Keyring:
             data_key,
             wrapped,
             max_bytes=self._max_sealing_bytes,
-            max_age=self._max_sealing_age,
+            max_age=self._max_sealing_age if max_age_s is None else min(max_age_s, self._max_sealing_age),
             clock=self._clock,
         )
 

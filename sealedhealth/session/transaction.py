@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -20,27 +19,24 @@ from sealedhealth.errors import (
     NotFound,
     SealedHealthError,
 )
-from sealedhealth.format import Header, Kind, SealedInfo, seal
-from sealedhealth.keys.base import DataKey, WrappedKey
-from sealedhealth.keys.keyring import SealingKey
+from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.catalogue import Catalogue, Entry
 from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, seal_section
 from sealedhealth.log.paths import canonical, parents
-from sealedhealth.log.replay import object_name
 from sealedhealth.log.roster import Role
 from sealedhealth.log.section import MAX_MESSAGE, ObjectRow, Put, Section, check_tags
 from sealedhealth.log.strict import microseconds
 from sealedhealth.session.commit import Request, submit
+from sealedhealth.session.sealing import SMALL, EntryWriter, ObjectSealer, Staged
 from sealedhealth.session.snapshot import CatalogueView, Snapshot, View
 from sealedhealth.stores import Buffer
-from sealedhealth.transfer import PIECE, SealWriter, hashers
+from sealedhealth.transfer import PIECE
 
 if TYPE_CHECKING:
     from sealedhealth.session.session import Session
 
 __all__ = ["Committed", "EntryWriter", "Transaction"]
 
-SMALL = 4 << 20  #: objects up to this size are sealed in memory and stored in batches, in bytes
 _BATCH_BYTES = 16 << 20
 _BATCH_COUNT = 2048
 
@@ -55,13 +51,6 @@ class Committed:
     puts: int
     deletes: int
     sealed_bytes: int  #: bytes of the sealed objects it stored
-
-
-@dataclass(frozen=True, slots=True)
-class _NewObject:
-    object_id: bytes
-    sealing: SealingKey = field(repr=False)
-    info: SealedInfo
 
 
 class Transaction:
@@ -92,9 +81,7 @@ class Transaction:
         self._compartment = next(c for c in policy.compartments if c in self._author.compartments)
         self._started = engine.context.service.now()
         self._lock = threading.RLock()
-        self._sealing: SealingKey | None = None
-        self._used: list[SealingKey] = []
-        self._new: dict[bytes, _NewObject] = {}
+        self._sealer = ObjectSealer(engine, self._compartment, policy.settings)
         self._puts: dict[str, Entry] = {}
         self._deletes: set[str] = set()
         self._reads: set[str] = set()
@@ -155,10 +142,15 @@ class Transaction:
             Expected size in bytes, so that the store can choose its parts.
         """
         path = self._prepare(path, exclusive=exclusive)
-        writer = EntryWriter(self, path, mtime_us, size_hint)
         with self._lock:
+            writer = EntryWriter(self._sealer, path, self._staged_by, mtime_us=mtime_us, size_hint=size_hint)
             self._writers.add(writer)
-        return writer
+            return writer
+
+    def _staged_by(self, writer: EntryWriter, staged: Staged) -> None:
+        with self._lock:
+            self._writers.discard(writer)
+            self._stage(staged)
 
     def put_bytes(self, path: str, data: Buffer, *, exclusive: bool = False, mtime_us: int | None = None) -> None:
         """Stage the content of one path."""
@@ -220,33 +212,12 @@ class Transaction:
     def _put_small(self, items: Sequence[tuple[str, Buffer, int | None]], progress: Progress | None = None) -> None:
         if not items:
             return
-        now = microseconds(self._engine.context.service.now())
-        objects: dict[str, Buffer] = {}
-        staged: list[tuple[str, _NewObject, bytes, int]] = []
-        for path, data, mtime_us in items:
-            length = memoryview(data).nbytes
-            sealing = self._sealing_key(length)
-            object_id = os.urandom(16)
-            key = sealing.data_key.object_key(Kind.OBJECT, object_id)
-            header = Header(Kind.OBJECT, self._engine.dataset_id, sealing.key_id, object_id)
-            sealed, info = seal(key, header, data, executor=hashers())
-            objects[object_name(object_id)] = sealed
-            staged.append((path, _NewObject(object_id, sealing, info), key, now if mtime_us is None else mtime_us))
-        self._engine.store.put_many(objects)
-        with self._lock:
-            for path, new, key, mtime_us in staged:
-                self._stage(path, new, key, mtime_us)
+        self._check_open()
+        for staged in self._sealer.seal_many(items):
+            with self._lock:
+                self._stage(staged)
         if progress is not None:
             progress(sum(memoryview(data).nbytes for _, data, _ in items))
-
-    def _sealing_key(self, length: int) -> SealingKey:
-        with self._lock:
-            self._check_open()
-            if self._sealing is None or self._sealing.exhausted:
-                self._sealing = self._engine.keyring.sealing_key(self._engine.kek(self._compartment))
-                self._used.append(self._sealing)
-            self._sealing.charge(length)
-            return self._sealing
 
     def _prepare(self, path: str, *, exclusive: bool = False) -> str:
         """Check that *path* may be put and return its canonical form."""
@@ -265,21 +236,21 @@ class Transaction:
                     raise InvalidInput(f"{parent!r} is a file: nothing can lie under it.")
         return path
 
-    def _stage(self, path: str, new: _NewObject, key: bytes, mtime_us: int) -> None:
+    def _stage(self, staged: Staged) -> None:
         self._check_open()
-        self._new[new.object_id] = new
+        new = staged.new
         self._set(
-            path,
+            staged.path,
             Entry(
                 object_id=new.object_id,
-                object_key=key,
-                data_key_id=new.sealing.key_id,
+                object_key=new.object_key,
+                data_key_id=new.data_key_id,
                 salt=new.info.salt,
                 root=new.info.root,
                 sealed_size=new.info.sealed_size,
                 offset=0,
                 length=new.info.plain_size,
-                mtime_us=mtime_us,
+                mtime_us=staged.mtime_us,
                 sequence=self.base.sequence if self.base else 0,
             ),
         )
@@ -408,7 +379,7 @@ class Transaction:
                 safe="Nothing of it is committed: garbage collection could have taken its objects.",
                 next="Run it again in smaller parts.",
             )
-        sealing = self._sealing_key(0)
+        sealing = self._sealer.key()
         wrapped = self._fresh_wraps()
         change_id = os.urandom(16)
         section, inventory = self._section(self._puts, wrapped)
@@ -426,11 +397,10 @@ class Transaction:
             sections=(ref,),
             sealed=(sealed,),
         )
-        keys: dict[bytes, DataKey] = {item.key_id: item.data_key for item in self._used}
         request = Request(
             change=change,
             raw=change.pack(engine.sign),
-            keys=keys,
+            keys=self._sealer.data_keys,
             base=self.base,
             touched=frozenset({*self._puts, *self._deletes, *self._reads}),
             puts=frozenset(self._puts),
@@ -447,7 +417,7 @@ class Transaction:
 
     def _fresh_wraps(self) -> list[WrappedKey]:
         """The wraps of this transaction's data keys, renewed when the KEK was retired meanwhile."""
-        wrapped = [sealing.wrapped for sealing in self._used]
+        wrapped = self._sealer.wrapped
         minimum = self._engine.loaded.state.minimum.get(self._compartment, 1)
         if all(item.version >= minimum for item in wrapped):
             return wrapped
@@ -456,13 +426,14 @@ class Transaction:
     def _section(self, puts: Mapping[str, Entry], wrapped: Sequence[WrappedKey]) -> tuple[Section, Inventory]:
         index = {item.key_id: position for position, item in enumerate(wrapped)}
         used = {entry.object_id for entry in puts.values()}
-        new = [item for object_id, item in self._new.items() if object_id in used]
-        self._drop_objects(object_id for object_id in self._new if object_id not in used)
+        objects = self._sealer.objects
+        new = [item for object_id, item in objects.items() if object_id in used]
+        self._sealer.drop(object_id for object_id in objects if object_id not in used)
         rows: dict[bytes, int] = {item.object_id: position for position, item in enumerate(new)}
         old: list[ObjectRow] = []
         staged: list[Put] = []
         for path, entry in sorted(puts.items()):
-            uid = entry.object_id if entry.object_id in self._new else entry.data_key_id + entry.object_id
+            uid = entry.object_id if entry.object_id in objects else entry.data_key_id + entry.object_id
             if uid not in rows:
                 rows[uid] = len(new) + len(old)
                 old.append(ObjectRow(entry.object_id, entry.data_key_id, entry.salt, entry.root, entry.sealed_size))
@@ -479,7 +450,7 @@ class Transaction:
             b"".join(item.object_id for item in new),
             b"".join(item.info.root for item in new),
             [item.info.sealed_size for item in new],
-            [index[item.sealing.key_id] for item in new],
+            [index[item.data_key_id] for item in new],
         )
         return section, inventory
 
@@ -490,19 +461,13 @@ class Transaction:
                 return
             for writer in list(self._writers):
                 writer.discard()
-            if self._new and not self._maybe_committed:
-                self._drop_objects(self._new)
+            if not self._maybe_committed:
+                self._sealer.drop(self._sealer.objects)
             self._finish()
-
-    def _drop_objects(self, object_ids: Iterable[bytes]) -> None:
-        # What cannot be deleted now is found by garbage collection later.
-        with suppress(SealedHealthError):
-            self._engine.store.delete_many([object_name(object_id) for object_id in object_ids])
 
     def _finish(self) -> None:
         self.closed = True
-        for sealing in self._used:
-            sealing.close()
+        self._sealer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -512,86 +477,6 @@ class Transaction:
             self.discard()
         elif not self.closed:
             self.commit()
-
-
-class EntryWriter:
-    """Writes one file of a transaction; staged by :meth:`close`, forgotten by :meth:`discard`."""
-
-    def __init__(self, transaction: Transaction, path: str, mtime_us: int | None, size_hint: int | None) -> None:
-        self._transaction = transaction
-        self.path = path
-        self._mtime_us = mtime_us
-        self._size_hint = size_hint
-        self._buffer: bytearray | None = bytearray()  # small files wait here, to be stored without a stream
-        self._large: SealWriter | None = None
-        self._object_id = b""
-        self._key = b""
-        self._sealing: SealingKey | None = None
-        self.size = 0  #: plaintext bytes written so far
-        self.closed = False
-
-    def write(self, data: Buffer) -> int:
-        """Take *data* and return its length in bytes."""
-        if self.closed:
-            raise InvalidInput("This file is closed.")
-        view = memoryview(data).cast("B")
-        self.size += len(view)
-        if self._large is None and self._buffer is not None:
-            if self.size <= SMALL:
-                self._buffer += view
-                return len(view)
-            self._start()
-        if self._large is not None:
-            self._large.write(view)
-            self._charge(len(view))
-        return len(view)
-
-    def _start(self) -> None:
-        transaction = self._transaction
-        engine = transaction._engine  # noqa: SLF001 - a part of the transaction
-        self._sealing = sealing = transaction._sealing_key(0)  # noqa: SLF001
-        self._object_id = os.urandom(16)
-        self._key = sealing.data_key.object_key(Kind.OBJECT, self._object_id)
-        header = Header(Kind.OBJECT, engine.dataset_id, sealing.key_id, self._object_id)
-        self._large = SealWriter(
-            engine.store, object_name(self._object_id), self._key, header, size_hint=self._size_hint
-        )
-        if self._buffer:
-            self._large.write(bytes(self._buffer))
-            self._charge(len(self._buffer))
-        self._buffer = None
-
-    def _charge(self, count: int) -> None:
-        if self._sealing is not None:
-            self._sealing.charge(count)
-
-    def close(self) -> None:
-        """Stage what was written. Harmless when repeated."""
-        if self.closed:
-            return
-        self.closed = True
-        transaction = self._transaction
-        if self._buffer is not None:
-            transaction._put_small([(self.path, bytes(self._buffer), self._mtime_us)])  # noqa: SLF001
-            self._buffer = None
-        elif self._large is not None and self._sealing is not None:
-            info = self._large.commit()
-            mtime_us = self._mtime_us
-            if mtime_us is None:
-                mtime_us = microseconds(transaction._engine.context.service.now())  # noqa: SLF001
-            with transaction._lock:  # noqa: SLF001
-                transaction._stage(  # noqa: SLF001
-                    self.path, _NewObject(self._object_id, self._sealing, info), self._key, mtime_us
-                )
-
-    def discard(self) -> None:
-        """Forget what was written. Harmless when repeated."""
-        if self.closed:
-            return
-        self.closed = True
-        self._buffer = None
-        if self._large is not None:
-            self._large.discard()
 
 
 def _batches(
