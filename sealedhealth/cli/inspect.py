@@ -59,7 +59,7 @@ def inspect_command(profile_name: str | None, target: str, objects: bool) -> Non
 
 def _dataset(store: ObjectStore, *, objects: bool) -> dict[str, Any] | None:
     from sealedhealth.log.link import DESCRIPTOR_SIZE, LINK_LIMIT
-    from sealedhealth.log.replay import DESCRIPTOR_NAME
+    from sealedhealth.log.names import DESCRIPTOR_NAME
 
     raw = store.get_many([DESCRIPTOR_NAME], limit=DESCRIPTOR_SIZE, missing_ok=True).get(DESCRIPTOR_NAME)
     if raw is None:

@@ -6,66 +6,30 @@ and change sets in order, loads checkpoints, and opens what the caller may open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from sealedhealth.errors import (
-    AnchorRolledBack,
     IntegrityError,
-    KeyDestroyed,
     MissingError,
-    RolledBack,
     RosterViolation,
     TamperedError,
 )
-from sealedhealth.keys.base import AnchorEntry, AnchorStore, DataKey, PolicyRef, WrappedKey
-from sealedhealth.log.changeset import CHANGE_SET_LIMIT, ChangeKind, ChangeSet
-from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest, open_content
-from sealedhealth.log.content import ContentState
+from sealedhealth.keys.base import AnchorEntry, AnchorStore, PolicyRef
+from sealedhealth.log.changeset import CHANGE_SET_LIMIT, ChangeSet
+from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest
 from sealedhealth.log.envelope import ROOT_AUTHOR, verify_envelope
-from sealedhealth.log.link import DESCRIPTOR_SIZE, LINK_LIMIT, CheckpointRef, Descriptor, Link, file_digest
+from sealedhealth.log.link import DESCRIPTOR_SIZE, CheckpointRef, Descriptor, Link, file_digest
+from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, checkpoint_name
 from sealedhealth.log.roster import Policy, Role
-from sealedhealth.log.section import Section
 from sealedhealth.log.state import Accepted, LogState, VoidLink
 from sealedhealth.stores import ObjectStore
 
-__all__ = ["Log", "LogStep", "Opener", "change_name", "checkpoint_name", "link_name", "object_name"]
+__all__ = ["Log", "LogStep"]
 
-DESCRIPTOR_NAME = ".sealedhealth/dataset"
 _PROBES = 8  #: anchors read at once
 _LOOK_BACK = 64  #: links to look at for a checkpoint
-
-
-def link_name(sequence: int) -> str:
-    """Where the copy of a link stands on the store."""
-    return f".sealedhealth/log/{sequence:012d}"
-
-
-def change_name(change_id: bytes) -> str:
-    """Where a change set stands on the store."""
-    return f".sealedhealth/changes/{change_id.hex()}"
-
-
-def checkpoint_name(part_id: bytes) -> str:
-    """Where a manifest or segment of a checkpoint stands on the store."""
-    return f".sealedhealth/checkpoints/{part_id.hex()}"
-
-
-def object_name(object_id: bytes) -> str:
-    """Where a sealed object stands on the store."""
-    name = object_id.hex()
-    return f"objects/{name[:2]}/{name}"
-
-
-class Opener(Protocol):
-    """Gives data keys to whoever may have them."""
-
-    def __call__(self, wrapped: Sequence[WrappedKey]) -> Mapping[bytes, DataKey]:
-        """Data keys by id, in one batch; those whose wrap is not genuine are left out."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +97,6 @@ class Log:
             else:
                 low = middle
         return low
-
-    def links_between(self, first: int, last: int) -> dict[int, bytes]:
-        """Links *first* to *last* by sequence: copies on the store where they are, else anchors. Unchecked."""
-        names = {link_name(sequence): sequence for sequence in range(first, last + 1)}
-        copies = self.store.get_many(list(names), limit=LINK_LIMIT, missing_ok=True)
-        return {names[name]: data for name, data in copies.items()}
 
     # -- starting points ---------------------------------------------------------------------
 
@@ -308,170 +266,3 @@ class Log:
             return {}
         files = self.store.get_many(list(wanted), limit=largest, missing_ok=True)
         return {wanted[name]: data for name, data in files.items()}
-
-    # -- content -----------------------------------------------------------------------------
-
-    def load_content(
-        self, manifest: Manifest, compartments: Collection[bytes], keys: Opener
-    ) -> dict[bytes, ContentState]:
-        """The content of the given compartments at a checkpoint."""
-        refs = [ref for ref in manifest.segments if ref.compartment_id in compartments]
-        data_keys = keys(list({ref.wrapped.key_id: ref.wrapped for ref in refs}.values()))
-        names = {checkpoint_name(ref.object_id): ref for ref in refs}
-        files = self.store.get_many(list(names), limit=max((ref.size for ref in refs), default=0))
-        by_id = {names[name].object_id: data for name, data in files.items()}
-        present = {ref.compartment_id for ref in refs}
-        return {c: open_content(manifest, c, data_keys, by_id) for c in compartments if c in present}
-
-    def apply_content(
-        self,
-        contents: dict[bytes, ContentState],
-        state: LogState,
-        steps: Sequence[LogStep],
-        keys: Opener,
-        *,
-        compartments: Collection[bytes],
-        after: Callable[[LogStep], None] | None = None,
-    ) -> None:
-        """Apply the sealed sections of *steps* to *contents* (changed in place).
-
-        Data keys come in two batches at most: those of the sections, then those of older
-        objects that copies and moves refer to.
-
-        Raises
-        ------
-        KeyDestroyed
-            A section's data key was destroyed: this part of the history cannot be replayed any more.
-        """
-        sections, data_keys = self._sections(state, steps, keys, compartments)
-        old = {
-            row.data_key_id
-            for section in sections.values()
-            if section is not None
-            for row in section.old_objects
-            if row.data_key_id in state.keys and row.data_key_id not in state.destroyed
-        }
-        data_keys |= keys([state.keys[key_id].wrapped for key_id in old - data_keys.keys()])
-
-        def key_of(key_id: bytes) -> DataKey | None:
-            if key_id in data_keys or key_id in state.destroyed:
-                return data_keys.get(key_id)
-            raise RosterViolation("It names a data key that the log does not have, or whose wrap is not genuine.")
-
-        for step in steps:
-            for accepted in step.accepted:
-                for compartment in compartments:
-                    if compartment in accepted.policy.compartments:
-                        content = contents.setdefault(compartment, ContentState(compartment))
-                        _apply_one(content, state, accepted, sections, key_of)
-            if after is not None:
-                after(step)
-
-    def _sections(
-        self, state: LogState, steps: Sequence[LogStep], keys: Opener, compartments: Collection[bytes]
-    ) -> tuple[dict[tuple[bytes, bytes], Section | None], dict[bytes, DataKey]]:
-        wanted = [
-            (accepted.change, ref)
-            for step in steps
-            for accepted in step.accepted
-            for ref in accepted.change.sections
-            if ref.compartment_id in compartments
-        ]
-        for _, ref in wanted:
-            if ref.data_key_id in state.destroyed:
-                raise KeyDestroyed(
-                    f"A data key that this replay needs was destroyed in commit {state.destroyed[ref.data_key_id]}.",
-                    safe="Later snapshots open.",
-                    next="Open a snapshot after the destruction.",
-                )
-        needed = {
-            wrapped.key_id: state.keys[wrapped.key_id].wrapped
-            for change, _ in wanted
-            for wrapped in change.keys
-            if wrapped.kek.compartment_id in compartments and wrapped.key_id in state.keys
-            if wrapped.key_id not in state.destroyed
-        }
-        data_keys = dict(keys(list(needed.values())))
-        sections: dict[tuple[bytes, bytes], Section | None] = {}
-        for change, ref in wanted:
-            section = None
-            if ref.data_key_id in data_keys:
-                # Whatever is wrong in here is the author's doing, not the host's: the digest of the file says so.
-                with suppress(IntegrityError):
-                    section = Section.read(change.open_section(ref, data_keys[ref.data_key_id]))
-            sections[change.change_id, ref.compartment_id] = section
-        return sections, data_keys
-
-
-def _apply_one(
-    content: ContentState,
-    state: LogState,
-    accepted: Accepted,
-    sections: Mapping[tuple[bytes, bytes], Section | None],
-    key_of: Callable[[bytes], DataKey | None],
-) -> None:
-    change = accepted.change
-    if change.kind is ChangeKind.DESTROY:
-        content.destroy(accepted.sequence, frozenset(change.destroyed), state.keys)
-    elif change.kind is ChangeKind.COLLECT:
-        content.collected(frozenset(change.collected))
-    place = change.change_id, content.compartment_id
-    if place not in sections:
-        return
-    section = sections[place]
-    if section is None:
-        content.refuse(accepted, "Its sealed section is not what its author's public part says.")
-    else:
-        content.apply(accepted, section, key_of)
-
-
-def check_seen(log: Log, state: LogState, seen_sequence: int, seen_digest: bytes) -> None:
-    """Check that what this client saw last is an ancestor of what it sees now.
-
-    Raises
-    ------
-    RolledBack
-        The anchors end before what was seen, or hold something else there.
-    """
-    entry = log.anchor(seen_sequence)
-    if entry is None or state.sequence < seen_sequence:
-        raise AnchorRolledBack(
-            f"This client has seen commit {seen_sequence}, and the key service's anchors end before it.",
-            safe="Nothing was opened.",
-            next="Find out whether the key service was restored from an old backup; the store still has the later log.",
-        )
-    if file_digest(entry.link) != seen_digest:
-        raise RolledBack(
-            f"Commit {seen_sequence} is not the one that this client has seen.",
-            safe="Nothing was opened.",
-            next="Two histories exist. Ask the data controller which one is genuine.",
-        )
-
-
-def check_store_not_ahead(log: Log, state: LogState) -> bool:
-    """Look whether the store has a valid link after the newest anchor.
-
-    Returns
-    -------
-    Whether the anchors moved on in the meantime, so that the caller has to look again.
-
-    Raises
-    ------
-    AnchorRolledBack
-        The log on the store goes on where the anchors end.
-    """
-    following = state.sequence + 1
-    raw = log.store.get_many([link_name(following)], limit=LINK_LIMIT, missing_ok=True).get(link_name(following))
-    if raw is None:
-        return False
-    try:
-        state.copy().check_link(following, raw)
-    except VoidLink:
-        return False  # not a commit: the host may put there what it likes
-    if log.anchor(following) is not None:
-        return True  # committed between our two looks
-    raise AnchorRolledBack(
-        f"The log on the store goes on after commit {state.sequence}, where the key service's anchors end.",
-        safe="Nothing was opened or written.",
-        next="The key service was probably restored from an old backup: restore a newer one.",
-    )

@@ -15,8 +15,8 @@ from sealedhealth.keys.keyring import Keyring, SealingKey
 from sealedhealth.log.changeset import ChangeKind, ChangeSet, SectionRef, seal_section
 from sealedhealth.log.envelope import ROOT_AUTHOR
 from sealedhealth.log.link import ChangeRef, Descriptor, Link, dataset_id_of, file_digest
+from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, link_name
 from sealedhealth.log.paths import canonical
-from sealedhealth.log.replay import DESCRIPTOR_NAME, change_name, link_name
 from sealedhealth.log.roster import Author, Policy, Role, Settings
 from sealedhealth.log.section import AuthorNote, Section
 from sealedhealth.log.strict import microseconds

@@ -24,7 +24,7 @@ from sealedhealth.keys.base import AnchorEntry, DataKey
 from sealedhealth.log.changeset import ChangeSet
 from sealedhealth.log.envelope import ROOT_AUTHOR
 from sealedhealth.log.link import LINK_LIMIT, MAX_CHANGES, ChangeRef, CheckpointRef, Link, file_digest
-from sealedhealth.log.replay import change_name, link_name
+from sealedhealth.log.names import change_name, link_name
 from sealedhealth.log.strict import microseconds
 from sealedhealth.session.snapshot import Snapshot
 

@@ -22,8 +22,10 @@ from sealedhealth.errors import (
 from sealedhealth.keys.base import AuthorKey, DataKey, Kek, PolicyRef, WrappedKey
 from sealedhealth.keys.keyring import Keyring
 from sealedhealth.log.content import ContentState
+from sealedhealth.log.freshness import check_seen, check_store_not_ahead
 from sealedhealth.log.link import Link, file_digest
-from sealedhealth.log.replay import Log, LogStep, check_seen, check_store_not_ahead
+from sealedhealth.log.reading import apply_content, load_content
+from sealedhealth.log.replay import Log, LogStep
 from sealedhealth.log.roster import Author, Policy
 from sealedhealth.log.state import LogState
 from sealedhealth.profiles import KeyContext, Profile, connect
@@ -236,7 +238,7 @@ class Engine:
                     own = {w.key_id: keys[w.key_id] for w in wrapped if keys and w.key_id in keys}
                     return {**self.unwrap([w for w in wrapped if w.key_id not in own]), **own}
 
-                self.log.apply_content(contents, state, steps, unwrap, compartments=state.policy.compartments)
+                apply_content(contents, state, steps, unwrap, compartments=state.policy.compartments)
             self._loaded = Loaded(
                 state,
                 contents,
@@ -288,7 +290,7 @@ class Engine:
             manifest, state = found
             compartments = state.policy.compartments if state.policy else ()
             checkpoint_bytes = sum(part.size for part in manifest.segments)
-            contents = self._readable(lambda: self.log.load_content(manifest, compartments, self.unwrap))
+            contents = self._readable(lambda: load_content(self.store, manifest, compartments, self.unwrap))
         first = state.sequence + 1
         # The log may go on after *last* when that is a number somebody wasted by skipping ahead.
         entries = self.log.anchors_from(first, last)
@@ -297,7 +299,7 @@ class Engine:
             held, policy = contents, state.policy
 
             def apply() -> dict[bytes, ContentState]:
-                self.log.apply_content(held, state, steps, self.unwrap, compartments=policy.compartments)
+                apply_content(held, state, steps, self.unwrap, compartments=policy.compartments)
                 return held
 
             contents = self._readable(apply)

@@ -13,7 +13,7 @@ from sealedhealth.errors import InvalidInput, SealedHealthError
 from sealedhealth.format import Header, Kind, SealedInfo, seal
 from sealedhealth.keys.base import DataKey, WrappedKey
 from sealedhealth.keys.keyring import SealingKey
-from sealedhealth.log.replay import object_name
+from sealedhealth.log.names import object_name
 from sealedhealth.log.roster import Settings
 from sealedhealth.log.strict import microseconds
 from sealedhealth.stores import Buffer

@@ -14,7 +14,8 @@ from sealedhealth.log.catalogue import Entry
 from sealedhealth.log.content import DESTROYED_KEY
 from sealedhealth.log.envelope import ROOT_AUTHOR
 from sealedhealth.log.link import file_digest
-from sealedhealth.log.replay import LogStep, object_name
+from sealedhealth.log.names import object_name
+from sealedhealth.log.replay import LogStep
 from sealedhealth.log.section import Section
 from sealedhealth.log.state import LogState
 from sealedhealth.profiles import Profile

@@ -9,7 +9,8 @@ from typing import BinaryIO, cast
 from sealedhealth.errors import IntegrityError, KeyDestroyed
 from sealedhealth.log.content import DESTROYED_KEY
 from sealedhealth.log.link import LINK_LIMIT
-from sealedhealth.log.replay import LogStep, link_name
+from sealedhealth.log.names import link_name
+from sealedhealth.log.replay import LogStep
 from sealedhealth.session.engine import Engine, Loaded
 from sealedhealth.session.session import Session
 

@@ -14,7 +14,7 @@ from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.checkpoint import Manifest, SegmentRef, pack_public, seal_content
 from sealedhealth.log.content import ContentState
 from sealedhealth.log.link import CheckpointRef, file_digest
-from sealedhealth.log.replay import checkpoint_name
+from sealedhealth.log.names import checkpoint_name
 from sealedhealth.log.roster import Role
 from sealedhealth.log.strict import microseconds
 from sealedhealth.session.engine import Engine

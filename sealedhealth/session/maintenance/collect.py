@@ -14,7 +14,7 @@ from sealedhealth.errors import (
 )
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.content import ContentState, Dropped
-from sealedhealth.log.replay import change_name, checkpoint_name, object_name
+from sealedhealth.log.names import change_name, checkpoint_name, object_name
 from sealedhealth.log.roster import Role
 from sealedhealth.session.engine import Engine, Loaded
 from sealedhealth.session.maintenance.changes import bare_change, submit_bare

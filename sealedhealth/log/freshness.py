@@ -1,0 +1,66 @@
+"""Is this the newest log? Compared with what this client saw last, and with what the store holds."""
+
+from __future__ import annotations
+
+from sealedhealth.errors import (
+    AnchorRolledBack,
+    RolledBack,
+)
+from sealedhealth.log.link import LINK_LIMIT, file_digest
+from sealedhealth.log.names import link_name
+from sealedhealth.log.replay import Log
+from sealedhealth.log.state import LogState, VoidLink
+
+__all__ = ["check_seen", "check_store_not_ahead"]
+
+
+def check_seen(log: Log, state: LogState, seen_sequence: int, seen_digest: bytes) -> None:
+    """Check that what this client saw last is an ancestor of what it sees now.
+
+    Raises
+    ------
+    RolledBack
+        The anchors end before what was seen, or hold something else there.
+    """
+    entry = log.anchor(seen_sequence)
+    if entry is None or state.sequence < seen_sequence:
+        raise AnchorRolledBack(
+            f"This client has seen commit {seen_sequence}, and the key service's anchors end before it.",
+            safe="Nothing was opened.",
+            next="Find out whether the key service was restored from an old backup; the store still has the later log.",
+        )
+    if file_digest(entry.link) != seen_digest:
+        raise RolledBack(
+            f"Commit {seen_sequence} is not the one that this client has seen.",
+            safe="Nothing was opened.",
+            next="Two histories exist. Ask the data controller which one is genuine.",
+        )
+
+
+def check_store_not_ahead(log: Log, state: LogState) -> bool:
+    """Look whether the store has a valid link after the newest anchor.
+
+    Returns
+    -------
+    Whether the anchors moved on in the meantime, so that the caller has to look again.
+
+    Raises
+    ------
+    AnchorRolledBack
+        The log on the store goes on where the anchors end.
+    """
+    following = state.sequence + 1
+    raw = log.store.get_many([link_name(following)], limit=LINK_LIMIT, missing_ok=True).get(link_name(following))
+    if raw is None:
+        return False
+    try:
+        state.copy().check_link(following, raw)
+    except VoidLink:
+        return False  # not a commit: the host may put there what it likes
+    if log.anchor(following) is not None:
+        return True  # committed between our two looks
+    raise AnchorRolledBack(
+        f"The log on the store goes on after commit {state.sequence}, where the key service's anchors end.",
+        safe="Nothing was opened or written.",
+        next="The key service was probably restored from an old backup: restore a newer one.",
+    )
