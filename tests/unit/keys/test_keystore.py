@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -454,6 +455,43 @@ def test_versions_that_cannot_be(service, kek):
     for version, error in ((0, MalformedError), (-1, MalformedError), (2, KeyMissing)):
         with pytest.raises(error):
             service.unwrap([replace(wrapped, version=version)])
+
+
+def test_wrap_is_as_documented(service, kek):
+    """A wrap opens by the documented recipe, written down here a second time."""
+    from cryptography.cobblestone import Cobblestone256Decryptor
+    from cryptography.hazmat.primitives.hashes import SHA512
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+    key, wrapped = service.generate(kek)
+    version_key = service._keys.kek(kek).newest.expose()
+    wrapping_key = HKDFExpand(SHA512(), 32, b"sealedhealth/v1/local-wrap\0" + kek.binding).derive(version_key)
+    decryptor = Cobblestone256Decryptor(wrapping_key, kek.binding)
+    assert decryptor.update(wrapped.ciphertext) + decryptor.finalize() == key.expose()
+    assert len(wrapped.ciphertext) == 104
+
+
+def test_locking(service, keystore, options, kek):
+    """Whoever changes keys, or takes a backup, keeps everybody else out until done; readers share."""
+    _, wrapped = service.generate(kek)
+    uses = [
+        lambda: service.unwrap([wrapped]),
+        lambda: service.rewrap([wrapped]),
+        lambda: service.generate(kek),
+        lambda: service.versions(kek),
+        lambda: service.create_anchor(kek.dataset_id, 0, b"link"),
+        lambda: service.rotate(kek),
+        lambda: service.register(DatasetRef(kek.dataset_id, ("file:///x",))),
+    ]
+    with ThreadPoolExecutor(len(uses)) as pool:
+        with LocalKeyService.open(keystore, **options)._files.exclusive():
+            waiting = [pool.submit(use) for use in uses]
+            assert not wait(waiting, timeout=0.3).done
+        for future in waiting:
+            future.result(timeout=30)
+        with LocalKeyService.open(keystore, **options)._files.shared():
+            for use in uses[:4]:
+                use()
 
 
 def test_rewrap_checks_the_id(service, kek):
