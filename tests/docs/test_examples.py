@@ -1,12 +1,19 @@
-"""Every Python example of the README and of the documentation runs.
+"""Every Python and shell example of the README and of the documentation runs.
 
-The blocks of one page run in order and share their names, in an empty directory.  An HTML
-comment before a block says that it cannot run, and why: ``<!-- not run: needs a Vault -->``.
-A comment that begins with ``<!-- run`` holds code for a page that its readers need not see.
+The blocks of one page run in order, in an empty directory; Python blocks share their names, and shell blocks one bash.
+An HTML comment before a block says that it cannot run, and why: ``<!-- not run: needs a Vault -->``.  A comment that
+begins with ``<!-- run`` holds code for a page that its readers need not see.
+
+In a ``console`` block, a line that begins with ``$`` is a command, which has to succeed unless the next one is
+``echo $?``.  What is shown under a command is compared with what it says, errors too, and ``...`` stands for anything.
 """
 
 import doctest
+import os
 import re
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -14,10 +21,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"(?P<skip><!-- not run: [^>]+-->\s*\n+)?^```(?P<kind>python|pycon)[^\n]*\n(?P<code>.*?)^```$"
+    r"(?P<skip><!-- not run: [^>]+-->\s*\n+)?^```(?P<kind>python|pycon|console)[^\n]*\n(?P<code>.*?)^```$"
     r"|^<!-- run\n(?P<hidden>.*?)^-->$",
     re.MULTILINE | re.DOTALL,
 )
+STATUS = "echo $?"
 
 
 def blocks(text):
@@ -29,13 +37,82 @@ def blocks(text):
         yield found["kind"] or "python", found[group], text.count("\n", 0, found.start(group))
 
 
+def commands(code):
+    """Each command of a ``console`` block, and what is shown under it."""
+    found = []
+    for line in code.splitlines(keepends=True):
+        if line.startswith("$ "):
+            found.append([line[2:], ""])
+        elif found[-1][0].endswith("\\\n"):
+            found[-1][0] += line
+        else:
+            found[-1][1] += line
+    return [(command.rstrip("\n"), shown) for command, shown in found]
+
+
+class Shell:
+    """One bash for a page, which remembers where it is and what was exported."""
+
+    def __init__(self):
+        self.process = None
+
+    def run(self, command):
+        """What *command* says on both streams, and its status."""
+        if self.process is None:  # only now, so that hidden code before it can set the environment
+            self.process = subprocess.Popen(
+                ["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            self.status = 0
+        mark = uuid.uuid4().hex
+        script = f"(exit {self.status})\n{command}\nprintf '%s %d\\n' {mark} $?\n"
+        self.process.stdin.write(script)
+        self.process.stdin.flush()
+        said = ""
+        for line in self.process.stdout:
+            before, found, status = line.partition(mark)
+            said += before
+            if found:
+                self.status = int(status)
+                return said, self.status
+        raise AssertionError(f"bash ended in {command!r}")
+
+    def block(self, code, where):
+        """Run every command of a block, and compare."""
+        listed = commands(code)
+        for (command, shown), following in zip(listed, [*listed[1:], None], strict=True):
+            said, status = self.run(command)
+            if following is None or following[0] != STATUS:
+                assert status == 0, f"{where}: {command}\n{said}"
+            if shown:
+                same = doctest.OutputChecker().check_output(shown, said, doctest.ELLIPSIS)
+                assert same, f"{where}: {command}\n--- shown\n{shown}--- said\n{said}"
+
+    def close(self):
+        """End bash."""
+        if self.process is not None:
+            self.process.stdin.close()
+            self.process.stdout.close()
+            self.process.wait(timeout=10)
+
+
+@pytest.fixture
+def shell():
+    """A bash that ends with the test."""
+    shell = Shell()
+    yield shell
+    shell.close()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_examples(page, tmp_path, monkeypatch):
+def test_examples(page, shell, tmp_path, monkeypatch):
     """The examples of a page, one after the other."""
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "__main__"}
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    names = {"__name__": "__main__", "setenv": monkeypatch.setenv}  # setenv is for hidden code
     for kind, code, line in blocks(page.read_text(encoding="utf-8")):
-        if kind == "pycon":
+        if kind == "console":
+            shell.block(code, f"{page.name}, line {line}")
+        elif kind == "pycon":
             test = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line)
             # clear_globs would hide the names from the next block
             failures = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False).failed
@@ -57,4 +134,13 @@ def test_blocks_are_found():
         ("python", "one = 1\n", 3),
         ("python", "two = 2\n", 12),
         ("pycon", ">>> one + two\n3\n", 16),
+        ("console", "$ ls\n", 21),
     ]
+
+
+def test_shell_blocks_are_compared(shell):
+    """A block passes with what is said, and fails with anything else or a command that fails."""
+    shell.block("$ export word=sealed\n$ echo $word \\\n    health\nsealed ...\n$ false\n$ echo $?\n1\n", "here")
+    for wrong in ("$ echo $word\nopen\n", "$ false\n"):
+        with pytest.raises(AssertionError):
+            shell.block(wrong, "here")
