@@ -336,6 +336,15 @@ def test_columns_that_do_not_fit():
         assert refused(whole(head | {"columns": columns}, body))
 
 
+def test_missing_column():
+    """A column that is not optional has to be there even when it has no rows."""
+    head, body = parts(sample(0))
+    assert not body
+    for left_out in range(3):
+        columns = [item for index, item in enumerate(head["columns"]) if index != left_out]
+        assert refused(whole(head | {"columns": columns}, b""))
+
+
 def test_text_is_checked():
     """Text that is not UTF-8, or has other rows than its table, is refused."""
     head, body = parts(sample(path=["ab", "cd", "ef"]))
