@@ -9,6 +9,8 @@ from typing import Protocol
 from sealedhealth.errors import (
     IntegrityError,
     KeyDestroyed,
+    KeyMissing,
+    KeyRetired,
     RosterViolation,
 )
 from sealedhealth.keys.base import DataKey, WrappedKey
@@ -74,8 +76,10 @@ def apply_content(
     data_keys |= keys([state.keys[key_id].wrapped for key_id in old - data_keys.keys()])
 
     def key_of(key_id: bytes) -> DataKey | None:
-        if key_id in data_keys or key_id in state.destroyed:
-            return data_keys.get(key_id)
+        if key_id in state.destroyed:
+            return None
+        if key_id in data_keys:
+            return data_keys[key_id]
         raise RosterViolation("It names a data key that the log does not have, or whose wrap is not genuine.")
 
     for step in steps:
@@ -96,13 +100,6 @@ def _sections(
         for ref in accepted.change.sections
         if ref.compartment_id in compartments
     ]
-    for _, ref in wanted:
-        if ref.data_key_id in state.destroyed:
-            raise KeyDestroyed(
-                f"A data key that this replay needs was destroyed in commit {state.destroyed[ref.data_key_id]}.",
-                safe="Later snapshots open.",
-                next="Open a snapshot after the destruction.",
-            )
     needed = {
         wrapped.key_id: state.keys[wrapped.key_id].wrapped
         for change, _ in wanted
@@ -111,6 +108,16 @@ def _sections(
         if wrapped.key_id not in state.destroyed
     }
     data_keys = dict(keys(list(needed.values())))
+    doomed = [ref.data_key_id for _, ref in wanted if ref.data_key_id in state.destroyed]
+    try:
+        # A destruction that was interrupted between its tombstone and the end of the key leaves this open.
+        data_keys |= keys([state.keys[key_id].wrapped for key_id in doomed])
+    except (KeyDestroyed, KeyRetired, KeyMissing):
+        raise KeyDestroyed(
+            f"A data key that this replay needs was destroyed in commit {state.destroyed[doomed[0]]}.",
+            safe="Later snapshots open.",
+            next="Open a snapshot after the destruction.",
+        ) from None
     sections: dict[tuple[bytes, bytes], Section | None] = {}
     for change, ref in wanted:
         section = None

@@ -29,7 +29,6 @@ from sealedhealth.stores import ObjectStore
 __all__ = ["Log", "LogStep"]
 
 _PROBES = 8  #: anchors read at once
-_LOOK_BACK = 64  #: links to look at for a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,7 @@ class Log:
     descriptor: Descriptor = field(init=False)
     _initial: LogState = field(init=False, repr=False)
     _pool: ThreadPoolExecutor = field(init=False, repr=False)
+    _policies: dict[bytes, Policy] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         raw = self.store.get(DESCRIPTOR_NAME, limit=DESCRIPTOR_SIZE)
@@ -105,12 +105,17 @@ class Log:
         return self._initial.copy()
 
     def policy(self, ref: PolicyRef) -> Policy:
-        """The policy that the key service's registry names, read from the store and checked."""
-        name = change_name(ref.change_id)
-        raw = self.store.get(name, limit=CHANGE_SET_LIMIT)
-        if file_digest(raw) != ref.digest:
-            raise TamperedError(f"The policy on the store ({name}) is not the one that the key service names.")
-        return self._read_policy(raw)
+        """The policy that the key service's registry or a checkpoint names, read from the store and checked."""
+        known = self._policies.get(ref.digest)
+        if known is None:
+            name = change_name(ref.change_id)
+            raw = self.store.get(name, limit=CHANGE_SET_LIMIT)
+            if file_digest(raw) != ref.digest:
+                raise TamperedError(f"The policy on the store ({name}) is not the one that was committed.")
+            known = self._policies[ref.digest] = self._read_policy(raw)
+        if known.version != ref.version:
+            raise RosterViolation("A policy is not of the version that names it.")
+        return known
 
     def _read_policy(self, raw: bytes) -> Policy:
         envelope = ChangeSet.split(raw)
@@ -153,12 +158,8 @@ class Log:
         if entry is None or file_digest(entry.link) != manifest.link:
             raise RosterViolation("A checkpoint is bound to a link that was not committed.")
         state = manifest.restore(self._initial)
-        policy_raw = self.store.get(change_name(manifest.policy_ref.change_id), limit=CHANGE_SET_LIMIT)
-        if file_digest(policy_raw) != manifest.policy_ref.digest:
-            raise TamperedError("The policy on the store is not the one that a checkpoint names.")
-        policy = self._read_policy(policy_raw)
-        if policy.version != manifest.policy_version:
-            raise RosterViolation("A checkpoint names another version of the policy than it brings.")
+        named = manifest.policy_ref
+        policy = self.policy(PolicyRef(manifest.policy_version, named.change_id, named.digest))
         state.policy = policy
         state.checkpoint = ref
         return manifest, state
@@ -176,7 +177,7 @@ class Log:
             The checkpoint that a curator points to is missing, forged or altered.
         """
         tried: set[bytes] = set()
-        for sequence in range(newest, max(newest - _LOOK_BACK, -1), -1):
+        for sequence in range(newest, -1, -1):
             entry = self.anchor(sequence)
             if entry is None:
                 continue

@@ -23,6 +23,7 @@ from sealedhealth.log.strict import microseconds
 from sealedhealth.profiles import KeyContext, Profile, connect
 from sealedhealth.session.commit import Request, submit
 from sealedhealth.session.engine import Engine, root_key_name
+from sealedhealth.session.maintenance import maintain
 from sealedhealth.session.session import Session
 from sealedhealth.session.urls import find_root, normal_url
 from sealedhealth.stores import open_store
@@ -202,4 +203,7 @@ def set_author(
     ref = PolicyRef(following.version, change.change_id, file_digest(raw))
     engine.context.registry.register(DatasetRef(known_ref.dataset_id, known_ref.urls, ref))
     session.committed(sequence)
+    if engine.loaded.state.checkpoint is not None:
+        # The last one may be signed by a curator who has just left the roster.
+        maintain(session, force=True)
     return sequence

@@ -222,9 +222,14 @@ class Engine:
                 state = loaded.state.copy()
                 steps = self.log.replay(state, entries)
                 self.adopt(state, steps)
-            while check_store_not_ahead(self.log, self.loaded.state):
-                self.refresh()
+            self._catch_up()
             return self.loaded
+
+    def _catch_up(self) -> None:
+        """Follow commits that were made while we looked; raise when the store is ahead of the anchors."""
+        while self._loaded is not None and check_store_not_ahead(self.log, self._loaded.state):
+            state = self._loaded.state.copy()
+            self.adopt(state, self.log.replay(state, self.log.anchors_from(state.sequence + 1)))
 
     def adopt(self, state: LogState, steps: Sequence[LogStep], keys: Mapping[bytes, DataKey] | None = None) -> Loaded:
         """Make *state*, reached by *steps* from the current one, the newest; *keys* are data keys at hand."""
@@ -273,15 +278,16 @@ class Engine:
         entry = self.log.anchor(loaded.state.sequence)
         if entry is not None:
             self.seen.remember(loaded.state.sequence, file_digest(entry.link))
-        while check_store_not_ahead(self.log, self._loaded.state):
-            entries = self.log.anchors_from(self._loaded.state.sequence + 1)
-            state = self._loaded.state.copy()
-            self.adopt(state, self.log.replay(state, entries))
+        self._catch_up()
         return self._loaded
 
     def load(self, last: int, trusted: Policy, *, checkpoints: bool = True) -> Loaded:
         """The state after the anchor *last*, from the nearest checkpoint or from the start."""
         found = self.log.nearest_checkpoint(last, trusted) if checkpoints else None
+        if found is None and checkpoints:
+            # Somebody may have wasted numbers far ahead: look again from where the anchors really end.
+            end = len(self.log.anchors_from(0, last)) - 1
+            found = self.log.nearest_checkpoint(end, trusted) if end < last else None
         contents: dict[bytes, ContentState] | None = {}
         checkpoint_bytes = 0
         if found is None:

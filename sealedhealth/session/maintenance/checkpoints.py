@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sealedhealth.errors import (
@@ -65,8 +66,13 @@ def checkpoint(session: Session, *, fresh: bool = False) -> CheckpointReport:
         return write_checkpoint(engine, fresh=fresh)[0]
 
 
-def write_checkpoint(engine: Engine, *, fresh: bool) -> tuple[CheckpointReport, CheckpointRef]:
-    """Write a checkpoint of the loaded state; the caller holds the engine's lock and has refreshed."""
+def write_checkpoint(
+    engine: Engine, *, fresh: bool, doomed: Collection[bytes] = ()
+) -> tuple[CheckpointReport, CheckpointRef]:
+    """Write a checkpoint of the loaded state; the caller holds the engine's lock and has refreshed.
+
+    What the *doomed* data keys sealed is left out, names included.
+    """
     loaded = engine.loaded
     state = loaded.state
     policy = state.policy
@@ -78,7 +84,11 @@ def write_checkpoint(engine: Engine, *, fresh: bool) -> tuple[CheckpointReport, 
     refs: list[SegmentRef] = []
     files: dict[bytes, bytes] = {}
     compacted: dict[bytes, ContentState] = {}
-    for compartment, content in loaded.contents.items():
+    for compartment, held in loaded.contents.items():
+        content = held
+        if doomed:
+            content = held.copy()
+            content.destroy(state.sequence + 1, doomed, state.keys)
         reuse = {} if fresh else _reusable(content, state.minimum.get(compartment, 1))
         with engine.keyring.sealing_key(engine.kek(compartment)) as sealing:
             part_refs, part_files, compacted[compartment] = seal_content(
@@ -106,8 +116,9 @@ def write_checkpoint(engine: Engine, *, fresh: bool) -> tuple[CheckpointReport, 
     engine.store.put(checkpoint_name(manifest.checkpoint_id), raw)
     engine.store.flush()
     ref = CheckpointRef(manifest.checkpoint_id, file_digest(raw), len(raw), manifest.sequence)
-    state.checkpoint = ref
-    loaded.contents = compacted
+    if not doomed:
+        state.checkpoint = ref
+        loaded.contents = compacted
     loaded.tail = loaded.tail_bytes = 0
     loaded.checkpoint_bytes = sum(item.size for item in refs)
     report = CheckpointReport(

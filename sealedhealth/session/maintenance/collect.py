@@ -10,6 +10,7 @@ from itertools import chain
 
 from sealedhealth.errors import (
     AccessDenied,
+    MissingError,
     SealedHealthError,
 )
 from sealedhealth.log.changeset import ChangeKind
@@ -137,7 +138,10 @@ def _checkpoint_files(engine: Engine, loaded: Loaded) -> set[str]:
     trusted, _ = engine.trusted_policy()
     wanted = {loaded.state.sequence, *loaded.snapshot().tags.values()}
     for sequence in wanted:
-        found = engine.log.nearest_checkpoint(sequence, trusted)
+        try:
+            found = engine.log.nearest_checkpoint(sequence, trusted)
+        except MissingError:
+            continue  # collected before the tag was made: that snapshot is replayed from the start
         if found is None:
             continue
         manifest, _ = found

@@ -16,7 +16,7 @@ from sealedhealth.keys.base import DatasetRef, WrappedKey
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.session.engine import Engine
 from sealedhealth.session.maintenance.changes import bare_change, submit_bare
-from sealedhealth.session.maintenance.checkpoints import publish, write_checkpoint
+from sealedhealth.session.maintenance.checkpoints import write_checkpoint
 from sealedhealth.session.maintenance.rotation import rewrap
 from sealedhealth.session.session import Session
 
@@ -37,9 +37,10 @@ class DestroyReport:
 def destroy_keys(session: Session, key_ids: Collection[bytes]) -> DestroyReport:
     """Destroy data keys: what they sealed cannot be opened any more, even by a host that kept every byte.
 
-    Tombstone; rotate; rewrap the survivors and check them; write a fresh checkpoint;
-    retire every older version of the key-encryption key, which also destroys the keys of
-    all earlier checkpoints; then try every wrap of the doomed keys that was ever committed.
+    Rotate; write a fresh checkpoint; commit the tombstone; rewrap the survivors and check
+    them; retire every older version of the key-encryption key, which also destroys the keys
+    of all earlier checkpoints; then try every wrap of the doomed keys that was ever
+    committed. After an interruption, do it again: only the last steps destroy.
 
     Raises
     ------
@@ -69,13 +70,13 @@ def destroy_keys(session: Session, key_ids: Collection[bytes]) -> DestroyReport:
     compartments = {record.wrapped.kek.compartment_id for record in records if record is not None}
     service = engine.context.service
     minimum = {c: service.rotate(engine.kek(c)) for c in compartments}
+    # The tombstone itself points to a checkpoint without the doomed names, so that the dataset opens at every moment.
+    with engine.lock:
+        _, ref = write_checkpoint(engine, fresh=True, doomed=frozenset(key_ids))
     change = bare_change(engine, ChangeKind.DESTROY, by_root=True, destroyed=key_ids, minimum=minimum)
-    tombstone = submit_bare(session, change)
+    tombstone = submit_bare(session, change, checkpoint=ref)
     survivors = rewrap(session)
     _check_survivors(engine, compartments)
-    with engine.lock:
-        _, ref = write_checkpoint(engine, fresh=True)
-    publish(session, ref)
     for compartment, version in minimum.items():
         service.retire(engine.kek(compartment), version)
     engine.keyring.clear()
@@ -130,10 +131,10 @@ def destroy_dataset(session: Session) -> None:
     doomed = [key_id for key_id, record in state.keys.items() if record.kind is not ChangeKind.POLICY]
     minimum = {c: service.rotate(engine.kek(c)) for c in policy.compartments}
     submit_bare(session, bare_change(engine, ChangeKind.DESTROY, by_root=True, destroyed=doomed, minimum=minimum))
-    ref = engine.context.registry.lookup(engine.dataset_id.hex())
-    engine.context.registry.register(DatasetRef(ref.dataset_id, ref.urls, ref.policy, destroyed=True))
     for compartment, version in minimum.items():
         service.retire(engine.kek(compartment), version)
     for wrapped in wraps:
         _must_fail(engine, wrapped)
+    ref = engine.context.registry.lookup(engine.dataset_id.hex())
+    engine.context.registry.register(DatasetRef(ref.dataset_id, ref.urls, ref.policy, destroyed=True))
     Engine.forget(engine.url, engine.profile)
