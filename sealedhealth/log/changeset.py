@@ -163,14 +163,13 @@ class ChangeSet:
             It breaks the format.
         """
         content = decode(_SCHEMA, envelope.payload)
-        fields = content.fields
-        kind = str(fields["kind"])
+        kind = content.string("kind")
         if kind not in set(ChangeKind):
             raise UnsupportedFormat("A change set is of an unknown kind.", next="Upgrade sealedhealth.")
-        dataset_id = _bytes(fields["dataset"])
+        dataset_id = content.binary("dataset")
         policy = None
-        if "policy" in fields:
-            policy = Policy.read(load_json(str(fields["policy"]).encode(), "policy"))
+        if "policy" in content.fields:
+            policy = Policy.read(load_json(content.string("policy").encode(), "policy"))
         keys = read_key_columns(content, dataset_id)
         sections = tuple(
             map(
@@ -192,10 +191,10 @@ class ChangeSet:
             raise MalformedError("An object is sealed under a data key that its change set does not bring.")
         change = cls(
             dataset_id=dataset_id,
-            change_id=_bytes(fields["id"]),
+            change_id=content.binary("id"),
             author_id=envelope.author_id,
             kind=ChangeKind(kind),
-            time_us=int(fields["time"]),
+            time_us=content.integer("time"),
             keys=keys,
             inventory=inventory,
             sections=sections,
@@ -203,7 +202,7 @@ class ChangeSet:
             destroyed=tuple(content.blobs("destroyed")),
             minimum=dict(zip(content.blobs("minimum_compartment"), content.numbers("minimum_version"), strict=True)),
             collected=tuple(content.blobs("collected")),
-            horizon=int(fields["horizon"]),
+            horizon=content.integer("horizon"),
             sealed=_cut(envelope.rest, sections),
         )
         change.check_shape()
@@ -356,9 +355,3 @@ def _cut(rest: memoryview, sections: Sequence[SectionRef]) -> tuple[bytes, ...]:
         parts.append(bytes(rest[at : at + ref.size]))
         at += ref.size
     return tuple(parts)
-
-
-def _bytes(value: str | int | bool | bytes) -> bytes:
-    if not isinstance(value, bytes):
-        raise MalformedError("A field is not of its type.")
-    return value

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from sealedhealth.errors import MalformedError, TamperedError
 from sealedhealth.format import Header, Kind, open_sealed, seal
-from sealedhealth.keys.base import DataKey, Kek, WrappedKey
+from sealedhealth.keys.base import DataKey, WrappedKey
 from sealedhealth.log.catalogue import Catalogue
 from sealedhealth.log.changeset import ChangeKind, key_column_values, key_columns, read_key_columns
 from sealedhealth.log.columns import Column, Field, Schema, decode, encode
@@ -33,6 +33,7 @@ __all__ = ["Manifest", "SegmentRef", "open_content", "seal_content"]
 MANIFEST_LIMIT = 1 << 30
 MAX_SEGMENTS = 1 << 16
 _KINDS = list(ChangeKind)
+_FETCH = 4  #: segments fetched at once, about 8 MiB each
 
 _PUBLIC = Schema(
     name="keys/1",
@@ -134,8 +135,7 @@ class Manifest:
     def read(cls, envelope: Envelope) -> Manifest:
         """Parse a manifest whose signature has been checked."""
         content = decode(_MANIFEST, envelope.payload)
-        fields = content.fields
-        dataset_id = bytes(fields["dataset"])  # type: ignore[arg-type]  # the schema says bytes
+        dataset_id = content.binary("dataset")
         keys = read_key_columns(content, dataset_id)
         indexes = content.numbers("segment_key")
         if indexes and max(indexes) >= len(keys):
@@ -154,21 +154,23 @@ class Manifest:
         if any(ref.wrapped.kek.compartment_id != ref.compartment_id for ref in segments):
             raise MalformedError("A checkpoint seals a segment under another compartment's key.")
         public = bytes(envelope.rest)
-        if len(public) != fields["public_size"] or hashlib.sha384(public).digest() != fields["public_digest"]:
+        if len(public) != content.integer("public_size") or hashlib.sha384(public).digest() != content.binary(
+            "public_digest"
+        ):
             raise TamperedError("The public table of a checkpoint is not what its curator signed.")
         return cls(
             dataset_id=dataset_id,
-            checkpoint_id=bytes(fields["id"]),  # type: ignore[arg-type]
-            sequence=int(fields["sequence"]),
-            link=bytes(fields["link"]),  # type: ignore[arg-type]
-            time_us=int(fields["time"]),
-            policy_version=int(fields["policy_version"]),
+            checkpoint_id=content.binary("id"),
+            sequence=content.integer("sequence"),
+            link=content.binary("link"),
+            time_us=content.integer("time"),
+            policy_version=content.integer("policy_version"),
             policy_ref=ChangeRef(
-                bytes(fields["policy_change"]),  # type: ignore[arg-type]
-                bytes(fields["policy_digest"]),  # type: ignore[arg-type]
-                int(fields["policy_size"]),
+                content.binary("policy_change"),
+                content.binary("policy_digest"),
+                content.integer("policy_size"),
             ),
-            policy_sequence=int(fields["policy_sequence"]),
+            policy_sequence=content.integer("policy_sequence"),
             segments=segments,
             public=public,
         )
@@ -224,7 +226,7 @@ class Manifest:
         state.changes = set(content.blobs("change"))
         state.destroyed = dict(zip(content.blobs("destroyed"), content.numbers("destroyed_sequence"), strict=True))
         state.minimum = dict(zip(content.blobs("minimum_compartment"), content.numbers("minimum_version"), strict=True))
-        state.horizon = int(content.fields["horizon"])
+        state.horizon = content.integer("horizon")
         state.sequence = state.head_sequence = self.sequence
         state.head = self.link
         state.policy_ref = self.policy_ref
@@ -278,8 +280,8 @@ def _pack_extra(content: ContentState) -> bytes:
 
 def _read_extra(content: ContentState, data: bytes) -> None:
     extra = decode(_EXTRA, data)
-    content.notes = read_notes(str(extra.fields["notes"]))
-    content.name = str(extra.fields["compartment"])
+    content.notes = read_notes(extra.string("notes"))
+    content.name = extra.string("compartment")
     content.tags = dict(zip(extra.lines("tag_name"), extra.numbers("tag_sequence"), strict=True))
     for item in map(
         Dropped,
@@ -344,45 +346,40 @@ def open_content(
     manifest: Manifest,
     compartment_id: bytes,
     keys: Mapping[bytes, DataKey],
-    files: Mapping[bytes, bytes],
+    fetch: Callable[[Sequence[SegmentRef]], Sequence[bytes]],
 ) -> ContentState:
-    """Open one compartment of a checkpoint; *files* are the sealed segments by object id.
+    """Open one compartment of a checkpoint.
+
+    Parameters
+    ----------
+    fetch:
+        Gets sealed parts from the store; it is asked for a few at a time, so that memory
+        holds the catalogue but never all of its sealed bytes.
 
     Raises
     ------
     TamperedError, WrongKey, MalformedError
-        A segment is not what the curator signed.
+        A part is not what the curator signed.
     """
     content = ContentState(compartment_id)
     segments: list[Segment] = []
     extras = 0
-    for ref in manifest.segments:
-        if ref.compartment_id != compartment_id:
-            continue
-        header = Header(Kind.CHECKPOINT_SECTION, manifest.dataset_id, ref.wrapped.key_id, ref.object_id)
-        key = keys[ref.wrapped.key_id].object_key(Kind.CHECKPOINT_SECTION, ref.object_id)
-        plaintext = open_sealed(key, header, files[ref.object_id], root=ref.root)
-        if ref.rows:
+    refs = [ref for ref in manifest.segments if ref.compartment_id == compartment_id]
+    for start in range(0, len(refs), _FETCH):
+        batch = refs[start : start + _FETCH]
+        for ref, data in zip(batch, fetch(batch), strict=True):
+            header = Header(Kind.CHECKPOINT_SECTION, manifest.dataset_id, ref.wrapped.key_id, ref.object_id)
+            key = keys[ref.wrapped.key_id].object_key(Kind.CHECKPOINT_SECTION, ref.object_id)
+            plaintext = open_sealed(key, header, data, root=ref.root)
+            if ref.rows == 0:
+                extras += 1
+                _read_extra(content, plaintext)
+                continue
             segment = Segment.decode(plaintext, ref=ref)
             if len(segment) != ref.rows:
                 raise MalformedError("A checkpoint segment has another number of entries than its manifest says.")
             segments.append(segment)
-        else:
-            extras += 1
-            _read_extra(content, plaintext)
     if extras != 1:
         raise MalformedError("A checkpoint lacks a part of a compartment, or has it twice.")
     content.catalogue = Catalogue.from_segments(segments)
     return content
-
-
-def checkpoint_keys(manifest: Manifest, compartments: Sequence[bytes]) -> list[WrappedKey]:
-    """The wrapped keys that the given compartments of a checkpoint need."""
-    return list(
-        {ref.wrapped.key_id: ref.wrapped for ref in manifest.segments if ref.compartment_id in compartments}.values()
-    )
-
-
-def kek_of(state: LogState, compartment_id: bytes) -> Kek:
-    """The key-encryption key of a compartment."""
-    return Kek(state.dataset_id, compartment_id)

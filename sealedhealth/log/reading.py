@@ -15,7 +15,7 @@ from sealedhealth.errors import (
 )
 from sealedhealth.keys.base import DataKey, WrappedKey
 from sealedhealth.log.changeset import ChangeKind
-from sealedhealth.log.checkpoint import Manifest, open_content
+from sealedhealth.log.checkpoint import Manifest, SegmentRef, open_content
 from sealedhealth.log.content import ContentState
 from sealedhealth.log.names import checkpoint_name
 from sealedhealth.log.replay import LogStep
@@ -40,11 +40,14 @@ def load_content(
     """The content of the given compartments at a checkpoint."""
     refs = [ref for ref in manifest.segments if ref.compartment_id in compartments]
     data_keys = keys(list({ref.wrapped.key_id: ref.wrapped for ref in refs}.values()))
-    names = {checkpoint_name(ref.object_id): ref for ref in refs}
-    files = store.get_many(list(names), limit=max((ref.size for ref in refs), default=0))
-    by_id = {names[name].object_id: data for name, data in files.items()}
+
+    def fetch(wanted: Sequence[SegmentRef]) -> list[bytes]:
+        names = [checkpoint_name(ref.object_id) for ref in wanted]
+        files = store.get_many(names, limit=max(ref.size for ref in wanted))
+        return [files[name] for name in names]
+
     present = {ref.compartment_id for ref in refs}
-    return {c: open_content(manifest, c, data_keys, by_id) for c in compartments if c in present}
+    return {c: open_content(manifest, c, data_keys, fetch) for c in compartments if c in present}
 
 
 def apply_content(

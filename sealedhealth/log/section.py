@@ -10,7 +10,7 @@ from sealedhealth.errors import MalformedError
 from sealedhealth.log.columns import Column, Content, Field, Schema, decode, encode
 from sealedhealth.log.link import MAX_SEQUENCE
 from sealedhealth.log.paths import MAX_PATH_BYTES, check_canonical, lines_are_canonical
-from sealedhealth.log.strict import Fields, dump_json, load_json
+from sealedhealth.log.strict import MAX_TIME_US, Fields, dump_json, load_json
 
 __all__ = ["AuthorNote", "ObjectRow", "Put", "Section"]
 
@@ -141,9 +141,12 @@ class Section:
             It breaks the format, or holds a path that is not canonical.
         """
         content = decode(_SCHEMA, data)
-        message = str(content.fields["message"])
+        message = content.string("message")
         if len(message) > MAX_MESSAGE:
             raise MalformedError("A commit message is longer than any may be.")
+        mtimes = content.numbers("put_mtime")
+        if mtimes and max(mtimes) > MAX_TIME_US:
+            raise MalformedError("A file has an impossible modification time.")
         return cls(
             message=message,
             new_objects=tuple(zip(content.numbers("new_index"), content.blobs("new_salt"), strict=True)),
@@ -155,7 +158,7 @@ class Section:
                     content.numbers("put_object"),
                     content.numbers("put_offset"),
                     content.numbers("put_length"),
-                    content.numbers("put_mtime"),
+                    mtimes,
                 )
             ),
             deletes=tuple(_paths(content, "delete_path")),
