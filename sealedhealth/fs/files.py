@@ -6,12 +6,13 @@ import io
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from fsspec.spec import AbstractBufferedFile
 
-from sealedhealth.errors import SealedHealthError
+from sealedhealth.errors import InvalidInput, SealedHealthError
 from sealedhealth.fs.cache import DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -189,6 +190,12 @@ class SealedWriter(io.RawIOBase):
                 )
             return
         try:
+            if self._writer.closed:
+                raise InvalidInput(
+                    f"The transaction that {self.path!r} was opened in is over.",
+                    safe="The file was discarded.",
+                    next="Close files before their transaction ends.",
+                )
             self._drain()
             self._writer.close()
             if self.autocommit:
@@ -300,6 +307,10 @@ class CompressedFile(io.BufferedIOBase):
 
     def discard(self) -> None:
         """Forget what was written."""
+        if self.closed:
+            return
+        with suppress(Exception):  # let go in good order: some complain when they are collected open
+            self._codec.close()
         if self.writable():
             self._raw.discard()
         self._end()
