@@ -22,7 +22,7 @@ from sealedhealth.errors import (
 from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.catalogue import Catalogue, Entry
 from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, seal_section
-from sealedhealth.log.paths import canonical, parents
+from sealedhealth.log.paths import canonical, is_under, parents
 from sealedhealth.log.roster import Role
 from sealedhealth.log.section import MAX_MESSAGE, ObjectRow, Put, Section, check_tags
 from sealedhealth.log.strict import microseconds
@@ -226,6 +226,7 @@ class Transaction:
             self._check_open()
             if self.base is None and not exclusive:
                 return path
+            self._check_prefix(path)
             view = self.view
             if exclusive and self._get(path) is not None:
                 raise AlreadyExists(f"{path!r} exists already.", safe="It is unchanged.")
@@ -235,6 +236,19 @@ class Transaction:
                 if self._get(parent) is not None:
                     raise InvalidInput(f"{parent!r} is a file: nothing can lie under it.")
         return path
+
+    def _check_prefix(self, path: str) -> None:
+        """Say at once what readers would refuse after the commit."""
+        if self._author.may(Role.CURATOR) or self.base is None or self.base.contents is None:
+            return
+        content = self.base.contents.get(self._compartment)
+        note = content.notes.get(self._author.author_id) if content else None
+        if note is None or not is_under(path, note.prefix):
+            raise AccessDenied(
+                f"This identity may not put {path!r}: its place is {note.prefix + '/' if note else 'nowhere'!r}.",
+                safe="Nothing was changed.",
+                next="Put it under that directory, or ask the data controller for another prefix.",
+            )
 
     def _stage(self, staged: Staged) -> None:
         self._check_open()
