@@ -56,6 +56,9 @@ class SegmentCache(BaseCache):
         if high == self.size and not self._tail[1]:
             # The last segment may hold a few bytes only, and a footer reaches further back.
             low = min(low, _segment_start(max(0, self.size - SEGMENT_SIZE)))
+        elif first and self.size <= self.blocksize:
+            # The rest of a small file comes cheaper at once than in pieces.
+            low, high = low if sequential else 0, max(high, self._tail[0])
         if self.size <= WHOLE_FILE:
             low, high = 0, self.size
         data: bytes = self.fetcher(low, high)

@@ -184,7 +184,9 @@ class SealedWriter(io.RawIOBase):
                     safe="The file was discarded; nothing was committed.",
                     next="Write it again.",
                 )
-            if unwinding:
+            if self._abandoned:
+                logger.warning("%r was never closed: it was discarded", self.path)
+            elif unwinding:
                 logger.warning(
                     "%r was closed while %s was being handled: it was discarded", self.path, type(error).__name__
                 )
@@ -245,7 +247,8 @@ class SealedWriter(io.RawIOBase):
     def __del__(self) -> None:
         if hasattr(self, "_seen"):
             self._abandoned = True
-            self.discard()
+            self.close()
+            self.discard()  # what waits for commit(), too
 
     def _dealloc_warn(self, _: object) -> None:
         # Text and buffered wrappers of the standard library call this before close() when they are abandoned.
@@ -339,8 +342,9 @@ class CompressedFile(io.BufferedIOBase):
             self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "mode") and not self.closed:
-            self.discard()
+        if hasattr(self, "mode"):
+            self._dealloc_warn(self)
+            self.close()
 
     def _dealloc_warn(self, source: object) -> None:
         if self.writable():

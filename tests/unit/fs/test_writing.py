@@ -332,8 +332,8 @@ def test_closing_while_an_exception_is_handled_is_said(labs, caplog):
     assert "RuntimeError" in caplog.text
 
 
-def test_an_abandoned_file_is_discarded(labs, commits):
-    """Without close() nothing is committed, also by text and buffered wrappers."""
+def test_an_abandoned_file_is_discarded(labs, commits, caplog):
+    """Without close() nothing is committed, also by text and buffered wrappers; that is said in the log."""
     for mode in ["w", "wb"]:
         file = labs.open("abandoned", mode)
         file.write("1" if mode == "w" else b"1")
@@ -348,6 +348,8 @@ def test_an_abandoned_file_is_discarded(labs, commits):
     text.write("1")
     del text
     gc.collect()
+    assert len(caplog.messages) == 5
+    assert all("never closed" in message for message in caplog.messages)
     assert not labs.exists("abandoned")
     assert not labs.exists("abandoned.gz")
     assert commits() == 1
