@@ -79,6 +79,11 @@ class Log:
                 found.append(entry)
         return found
 
+    def anchors_after(self, sequence: int) -> tuple[AnchorEntry | None, list[AnchorEntry]]:
+        """The anchor of *sequence*, and every one after it to the last before a gap."""
+        newest, following = self._pool.map(self.anchor, (sequence, sequence + 1))
+        return newest, [] if following is None else [following, *self.anchors_from(sequence + 2)]
+
     def newest(self, least: int = -1) -> int:
         """The sequence number of the newest anchor, at least *least*; -1 when there is none.
 
