@@ -149,7 +149,7 @@ def test_whole_keystore_restored_from_a_backup(world):
     copy = world.backup(world.keystore)
     world.put({"shared/one": b"newer"})
     world.restore(copy, world.keystore)
-    os.chmod(world.keystore, 0o700)
+    world.keystore.chmod(0o700)
     profiles.disconnect()
     with pytest.raises(AnchorRolledBack):
         world.open()
