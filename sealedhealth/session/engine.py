@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -325,10 +325,10 @@ class Engine:
             time = steps[-1].entry.created
         return Loaded(state, contents, time, len(steps), _size(steps), checkpoint_bytes)
 
-    def _readable(self, load: object) -> dict[bytes, ContentState] | None:
+    def _readable(self, load: Callable[[], dict[bytes, ContentState]]) -> dict[bytes, ContentState] | None:
         """What *load* returns, or None when this identity may write but not read."""
         try:
-            return load()  # type: ignore[operator, no-any-return]
+            return load()
         except (KeyDestroyed, KeyRetired):
             raise
         except AccessDenied:
