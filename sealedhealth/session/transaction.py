@@ -265,7 +265,7 @@ class Transaction:
                 offset=0,
                 length=new.info.plain_size,
                 mtime_us=staged.mtime_us,
-                sequence=self.base.sequence if self.base else 0,
+                sequence=self.base.sequence if self.base is not None else 0,
             ),
         )
 
