@@ -77,7 +77,7 @@ def check_store_not_ahead(log: Log, state: LogState) -> bool:
     if raw is None:
         return False
     try:
-        state.copy().check_link(following, raw)
+        state.check_link(following, raw)
     except VoidLink:
         return False  # not a commit: the host may put there what it likes
     if log.anchor(following) is not None:
