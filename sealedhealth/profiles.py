@@ -27,11 +27,12 @@ import sys
 import threading
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sealedhealth.errors import AccessDenied, AlreadyExists, InvalidInput
+from sealedhealth.errors import AccessDenied, AlreadyExists, InvalidInput, KeyMissing
 
 if TYPE_CHECKING:
     from sealedhealth.keys.base import AnchorStore, KeyService, Registry
@@ -318,6 +319,9 @@ def connect(profile: Profile) -> KeyContext:
                 )
             source = None if mode == "development" else lambda: _passphrase(profile, creating=False)
             service = LocalKeyService.open(profile.keystore, passphrase=source)
+            # Asked for now: later, a wrong passphrase could be taken for an identity that may not read.
+            with suppress(KeyMissing):
+                service.author(profile.author)
             context = _connections[key] = KeyContext(service, service, service)
         return context
 
