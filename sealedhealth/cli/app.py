@@ -37,6 +37,7 @@ _VERBS = {
     "mv": "edits",
     "profile": "profile",
     "put": "files",
+    "register": "datasets",
     "restore": "datasets",
     "rewrap": "upkeep",
     "rm": "edits",

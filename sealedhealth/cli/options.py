@@ -31,6 +31,7 @@ __all__ = [
     "confirm",
     "message_option",
     "open_dataset",
+    "open_root",
     "profile",
 ]
 
@@ -165,6 +166,14 @@ def open_dataset(url: str, profile_name: str | None, at: int | str | None = None
     dataset, path = Dataset.find(url, profile=profile(profile_name), at=at)
     warn_development(dataset)
     return dataset, path
+
+
+def open_root(url: str, profile_name: str | None, at: int | str | None = None) -> Dataset:
+    """The dataset at *url*, for verbs that are about all of it. A path inside it is a usage error."""
+    dataset, path = open_dataset(url, profile_name, at)
+    if path:
+        raise click.UsageError(f"This is about a whole dataset, not about a path in it. Name {dataset.url}")
+    return dataset
 
 
 def warn_development(dataset: Dataset) -> None:

@@ -309,6 +309,16 @@ class TestVerbs:
         assert full.fails(2, "profile", "init", "../x")["class"] == "InvalidInput"
         assert config.read_bytes() == before
 
+    def test_register(self, full):
+        """After a move, the dataset is registered at its new place; verbs about a dataset take no path."""
+        (full.folder / "ds").rename(full.folder / "moved")
+        dataset = full.json("keystore", "list")[1]["dataset"]
+        [done] = full.json("register", dataset, "moved")
+        assert (done["dataset"], done["commit"]) == (dataset, 2)
+        assert full.ok("ls", "moved") == "labs/\n"
+        assert full.fails(3, "ls", "ds")["class"] == "NotFound"
+        assert full.fails(2, "log", "moved/labs")["class"] == "UsageError"
+
     def test_keystore_backup(self, full):
         """A backup brings everything back; an older one than the last commit is noticed."""
         assert full.fails(2, "keystore", "backup", "ks.zip")["class"] == "InvalidInput"

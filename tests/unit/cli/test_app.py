@@ -70,10 +70,11 @@ def test_traceback_shows_no_variables(failing, capsys, monkeypatch):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
 def test_interrupted(failing, capsys, error):
-    """Ctrl-C says one thing in two lines, and ends with 130."""
+    """Ctrl-C ends with one line and 130."""
     failing(error)
     assert app.run(["ls"]) == 130
-    assert capsys.readouterr().err.splitlines()[0] == "sealedhealth: Interrupted."
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("sealedhealth: Interrupted.")
 
 
 def test_usage_errors(capsys):
