@@ -45,4 +45,5 @@ class Orphans:
             raise ServiceUnavailable(
                 f"The state directory {self._path.parent} cannot be written: {error.strerror}.",
                 safe="Nothing was deleted.",
+                next="Make it writable, or name another one in the profile (state) or SEALEDHEALTH_HOME.",
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -84,6 +85,7 @@ class Transaction:
         self._sealer = ObjectSealer(engine, self._compartment, policy.settings)
         self._puts: dict[str, Entry] = {}
         self._deletes: set[str] = set()
+        self._dirs: Counter[str] = Counter()  # directories of staged files, and how many lie under each
         self._reads: set[str] = set()
         self._tags: dict[str, int | None] = {}
         self._view: CatalogueView | None = None
@@ -119,11 +121,16 @@ class Transaction:
             return self._view
 
     def _get(self, path: str) -> Entry | None:
-        if path in self._unseen:
-            return self._unseen[path]
-        if self.base is None:
-            return self._puts.get(path)
-        return self.view.get(path)
+        entry = self._puts.get(path)
+        if entry is not None or path in self._deletes or self.base is None:
+            return entry
+        return self.base.get(path)
+
+    def _is_dir(self, path: str) -> bool:
+        # Without the view, which costs a new catalogue after every change, unless files were deleted.
+        if self._dirs[path] or self.base is None:
+            return self._dirs[path] > 0
+        return self.base.is_dir(path) and (not self._deletes or self.view.is_dir(path))
 
     # -- putting ----------------------------------------------------------------------------------
 
@@ -227,10 +234,11 @@ class Transaction:
             if self.base is None and not exclusive:
                 return path
             self._check_prefix(path)
-            view = self.view
+            if exclusive and self.base is None:
+                raise AccessDenied("Without the right to read, nobody can tell whether a file exists already.")
             if exclusive and self._get(path) is not None:
                 raise AlreadyExists(f"{path!r} exists already.", safe="It is unchanged.")
-            if view.is_dir(path):
+            if self._is_dir(path):
                 raise InvalidInput(f"{path!r} is a directory.", next="Put the file under another name.")
             for parent in parents(path):
                 if self._get(parent) is not None:
@@ -270,6 +278,10 @@ class Transaction:
         )
 
     def _set(self, path: str, entry: Entry | None) -> None:
+        change = (entry is not None) - (path in self._puts)
+        if change:
+            for parent in parents(path):
+                self._dirs[parent] += change
         if entry is None:
             self._puts.pop(path, None)
             self._deletes.add(path)
