@@ -103,11 +103,17 @@ def _paragraph(text: str) -> str:
     return f"\b\n{text}" if "\n " in text else text
 
 
+def summary(text: str) -> str:
+    """The first sentence of a help text, for lists of verbs."""
+    return re.split(r"[.:](?=\s|$)", text, maxsplit=1)[0].replace("\n", " ")
+
+
 def verb(name: str) -> Callable[[Callable[..., None]], click.Command]:
     """Make a function the verb called *name*, with ``--profile`` and ``--json``; its docstring is the manual page."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        return click.command(name, help=help_text(function.__doc__ or ""))(common(function))
+        text = help_text(function.__doc__ or "")
+        return click.command(name, help=text, short_help=summary(text))(common(function))
 
     return decorate
 
