@@ -175,7 +175,7 @@ def run(arguments: list[str]) -> int:
 
 def _debug(error: BaseException) -> None:
     """The traceback, when asked for: source lines only, never the values of variables."""
-    if os.environ.get("SEALEDHEALTH_DEBUG"):
+    if os.environ.get("SEALEDHEALTH_DEBUG", "0") not in {"", "0"}:
         traceback.print_exception(error, file=sys.stderr)
 
 

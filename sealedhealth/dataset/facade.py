@@ -400,6 +400,8 @@ class Dataset:
         from sealedhealth.session.verify import verify
 
         with _bar(progress, "verifying") as bar:
+            if data:
+                bar.total(self.session.snapshot.total_size())
             return verify(self.session, data=data, progress=bar.advance)
 
     def maintain(self, *, force: bool = False) -> CheckpointReport | None:

@@ -496,6 +496,7 @@ class TestPassphrases:
         del bare.env["SEALEDHEALTH_DEBUG"]
         assert "chmod" in bare.fails(4, "cat", "ds/a.csv")["next"]
         del bare.env["SEALEDHEALTH_PASSPHRASE_FILE"]
+        assert bare.json("keystore", "list")[0]["label"] == "local"
         assert "SEALEDHEALTH_PASSPHRASE_FILE" in bare.fails(4, "cat", "ds/a.csv")["next"]
 
     def test_terminal(self, bare):
