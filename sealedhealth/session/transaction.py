@@ -88,6 +88,7 @@ class Transaction:
         self._dirs: Counter[str] = Counter()  # directories of staged files, and how many lie under each
         self._reads: set[str] = set()
         self._tags: dict[str, int | None] = {}
+        self._no_files: set[str] = set()  # directories: looked up, and neither they nor what they lie in is a file
         self._view: CatalogueView | None = None
         self._unseen: dict[str, Entry | None] = {}  # staged since the view was made
         self._writers: set[EntryWriter] = set()
@@ -241,8 +242,11 @@ class Transaction:
             if self._is_dir(path):
                 raise InvalidInput(f"{path!r} is a directory.", next="Put the file under another name.")
             for parent in parents(path):
+                if parent in self._no_files:
+                    break  # then what it lies in is none either
                 if self._get(parent) is not None:
                     raise InvalidInput(f"{parent!r} is a file: nothing can lie under it.")
+            self._no_files.update(parents(path)[:1])
         return path
 
     def _check_prefix(self, path: str) -> None:
@@ -289,6 +293,8 @@ class Transaction:
             self._puts[path] = entry
             self._deletes.discard(path)
         self._unseen[path] = entry
+        if entry is not None:
+            self._no_files.discard(path)
 
     # -- deleting, copying, moving, tagging ----------------------------------------------------------
 
