@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 from sealedhealth.errors import (
     AccessDenied,
     AlreadyExists,
-    ConflictError,
     InvalidInput,
     NotFound,
     SealedHealthError,
@@ -92,7 +91,7 @@ class Transaction:
         self._view: CatalogueView | None = None
         self._unseen: dict[str, Entry | None] = {}  # staged since the view was made
         self._writers: set[EntryWriter] = set()
-        self._maybe_committed = False  # objects are only deleted when they surely belong to no commit
+        self._request: Request | None = None  # objects are only deleted when they surely belong to no commit
         self.closed = False
 
     # -- what it sees ---------------------------------------------------------------------------
@@ -429,7 +428,7 @@ class Transaction:
             sections=(ref,),
             sealed=(sealed,),
         )
-        request = Request(
+        request = self._request = Request(
             change=change,
             raw=change.pack(engine.sign),
             keys=self._sealer.data_keys,
@@ -438,12 +437,7 @@ class Transaction:
             puts=frozenset(self._puts),
             deletes=frozenset(self._deletes),
         )
-        self._maybe_committed = True
-        try:
-            sequence = submit(engine, request)
-        except (ConflictError, AccessDenied):
-            self._maybe_committed = False
-            raise
+        sequence = submit(engine, request)
         self._session.committed(sequence)
         return Committed(sequence, len(self._puts), len(self._deletes), sum(inventory.sizes))
 
@@ -493,7 +487,7 @@ class Transaction:
                 return
             for writer in list(self._writers):
                 writer.discard()
-            if not self._maybe_committed:
+            if self._request is None or not self._request.undecided:
                 self._sealer.drop(self._sealer.objects)
             self._finish()
 
