@@ -172,6 +172,7 @@ class TestConnecting:
         create_keystore(load_profile(), development=True)
         assert connect(load_profile()) is connect(load_profile())
 
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_child_of_fork_connects_anew(self):
         """A forked child does not use its parent's connection."""
         create_keystore(load_profile(), development=True)
