@@ -97,7 +97,7 @@ def attacks(dataset: Dataset, places: Places, first: str, second: str) -> Iterat
         old_anchors_new_client,
         (places.anchors, places.state),
     )
-    yield Attack("put both back, before a client that was here today", first, both_old, (places.host, places.anchors))
+    yield Attack("put both back, for a client that was here today", first, both_old, (places.host, places.anchors))
 
 
 def try_attack(attack: Attack, scratch: Path, read: Callable[[str], object]) -> Outcome:
