@@ -93,7 +93,7 @@ def test_survivors_open_and_the_doomed_are_named(kept):
 
 
 def test_destroyed_file_that_was_moved_says_so(kept):
-    """A name that another commit gave stays, and reading it says that the key was destroyed, not that it was altered."""
+    """A name that another commit gave stays; reading it says that the key was destroyed, not that it was altered."""
     world = kept
     with world.open().begin() as tx:
         tx.move("shared/doomed name", "shared/moved")
