@@ -414,7 +414,8 @@ def _profile(profile: str | Profile | None) -> Profile:
 
 def _place(url: str) -> str:
     """*url*, or for a local path the absolute one without ``..``: the registry knows one spelling of each place."""
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111 - not resolve()
+    bare = url.removeprefix("sealed::")
+    return bare if "://" in bare else os.path.abspath(os.path.expanduser(bare))  # noqa: PTH100, PTH111 - not resolve()
 
 
 def _locate(url: str, profile: Profile) -> tuple[str, str]:

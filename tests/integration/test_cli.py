@@ -148,7 +148,15 @@ class TestVerbs:
     def test_urls_of_local_datasets(self, full):
         """A dataset is found by a relative path, one with dots, an absolute one and a URL."""
         absolute = str(full.folder / "ds")
-        for url in ("ds", "./ds/", "labs/../ds", absolute, f"file://{absolute}", f"sealed::file://{absolute}"):
+        for url in (
+            "ds",
+            "./ds/",
+            "labs/../ds",
+            absolute,
+            f"file://{absolute}",
+            f"sealed::file://{absolute}",
+            "sealed::ds",
+        ):
             assert full.ok("ls", url) == "labs/\n"
 
     def test_put_update(self, full):
