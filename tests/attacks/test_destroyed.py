@@ -200,3 +200,16 @@ def test_checkpoint_after_a_destruction_holds_no_doomed_name(kept):
     assert not any("doomed" in path for path, _ in session.snapshot.items())
     with pytest.raises((AccessDenied, IntegrityError, KeyError)):
         world.read(session.at(3), "shared/doomed name")
+
+
+def test_old_curator_link_anchored_again_does_not_hide_the_newest_checkpoint(kept):
+    """A genuine link of before, replayed as the next number, sends nobody to a checkpoint whose keys are gone."""
+    world = kept
+    adversary = Adversary(world, "author")
+    old = adversary.log.anchor(adversary.state().sequence).link
+    assert adversary.state().checkpoint is not None
+    destroy_keys(world.open(), [doomed_key(world, "shared/doomed name")])
+    world.service.create_anchor(world.dataset_id, world.newest() + 1, old)
+    session = world.open(forgetful=True)
+    assert session.snapshot.get("shared/one") is not None
+    assert session.history()[-1].void
