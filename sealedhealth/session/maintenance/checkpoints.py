@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from sealedhealth.errors import (
     AccessDenied,
+    IntegrityError,
     MissingError,
 )
-from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.checkpoint import Manifest, SegmentRef, pack_public, seal_content
 from sealedhealth.log.content import ContentState
@@ -89,7 +89,7 @@ def write_checkpoint(
         if doomed:
             content = held.copy()
             content.destroy(state.sequence + 1, doomed, state.keys)
-        reuse = {} if fresh else _reusable(content, state.minimum.get(compartment, 1))
+        reuse = set() if fresh else _reusable(engine, content, state.minimum.get(compartment, 1))
         with engine.keyring.sealing_key(engine.kek(compartment)) as sealing:
             part_refs, part_files, compacted[compartment] = seal_content(
                 content, engine.dataset_id, sealing.data_key, sealing.wrapped, reuse=reuse, random=os.urandom
@@ -131,14 +131,22 @@ def write_checkpoint(
     return report, ref
 
 
-def _reusable(content: ContentState, minimum: int) -> dict[bytes, WrappedKey]:
-    """Keys of earlier segments, unless there are so many that opening would take more than a batch."""
-    keys = {
-        segment.ref.wrapped.key_id: segment.ref.wrapped
-        for segment in content.catalogue.compacted().segments()
-        if isinstance(segment.ref, SegmentRef) and segment.ref.wrapped.version >= minimum
-    }
-    return keys if len(keys) <= 16 else {}
+def _reusable(engine: Engine, content: ContentState, minimum: int) -> set[bytes]:
+    """Ids of segments that may be shared, unless under so many keys that opening would take more than a batch.
+
+    Only those of the newest checkpoint: what this process once loaded may have been collected since.
+    """
+    ref = engine.loaded.state.checkpoint
+    if ref is None:
+        return set()
+    try:
+        manifest, _ = engine.log.checkpoint(ref, engine.trusted_policy()[0])
+    except IntegrityError:
+        return set()
+    stored = {part.object_id for part in manifest.segments if part.wrapped.version >= minimum}
+    refs = [segment.ref for segment in content.catalogue.segments() if isinstance(segment.ref, SegmentRef)]
+    shared = [known for known in refs if known.object_id in stored]
+    return {known.object_id for known in shared} if len({known.wrapped.key_id for known in shared}) <= 16 else set()
 
 
 def maintain(session: Session, *, force: bool = False) -> CheckpointReport | None:
