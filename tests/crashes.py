@@ -14,15 +14,16 @@ import signal
 import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from sealedhealth import transfer
 from sealedhealth.profiles import Profile
-from sealedhealth.session import Session, maintenance, transaction
+from sealedhealth.session import Session, maintenance, sealing, transaction
 from sealedhealth.session.verify import verify
 from sealedhealth.stores import open_store
 
@@ -207,12 +208,12 @@ def new_world() -> Iterator[World]:
 @contextmanager
 def small_streams() -> Iterator[None]:
     """Stream files from 4 KiB on, in pieces of 64 KiB."""
-    known = transaction.SMALL, transaction.PIECE, transfer.PIECE
-    transaction.SMALL, transaction.PIECE, transfer.PIECE = SMALL, PIECE, PIECE
-    try:
+    places = [(sealing, "SMALL", SMALL), (transaction, "SMALL", SMALL)]
+    places += [(transaction, "PIECE", PIECE), (transfer, "PIECE", PIECE)]
+    with ExitStack() as stack:
+        for module, name, value in places:
+            stack.enter_context(mock.patch.object(module, name, value))
         yield
-    finally:
-        transaction.SMALL, transaction.PIECE, transfer.PIECE = known
 
 
 # --- the judge -----------------------------------------------------------------------------
