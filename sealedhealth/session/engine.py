@@ -18,6 +18,7 @@ from sealedhealth.errors import (
     NotFound,
     RolledBack,
     SnapshotCollected,
+    WrongPassphrase,
 )
 from sealedhealth.keys.base import AnchorEntry, AuthorKey, DataKey, Kek, PolicyRef, WrappedKey
 from sealedhealth.keys.keyring import Keyring
@@ -336,7 +337,7 @@ class Engine:
         """What *load* returns, or None when this identity may write but not read."""
         try:
             return load()
-        except (KeyDestroyed, KeyRetired):
+        except (KeyDestroyed, KeyRetired, WrongPassphrase):
             raise
         except AccessDenied:
             return None

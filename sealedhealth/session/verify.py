@@ -13,7 +13,7 @@ from sealedhealth.errors import IntegrityError, KeyDestroyed
 from sealedhealth.log.catalogue import Catalogue
 from sealedhealth.log.content import DESTROYED_KEY, ContentState
 from sealedhealth.log.link import LINK_LIMIT
-from sealedhealth.log.names import link_name
+from sealedhealth.log.names import link_name, object_name
 from sealedhealth.log.replay import LogStep
 from sealedhealth.log.state import LogState
 from sealedhealth.session.engine import Engine, Loaded
@@ -177,6 +177,8 @@ def _check_files(
         return 0, 0, 0
     sink = cast("BinaryIO", _Nowhere())
     gone = session.engine.loaded.state.destroyed
+    # Reads ask for the bytes that were signed and never see what a host appends; a listing shows it.
+    stored = dict(session.engine.store.list("objects")) if data else {}
     for path, entry in session.snapshot.items():
         files += 1
         if entry.object_key == DESTROYED_KEY or entry.data_key_id in gone:
@@ -184,6 +186,9 @@ def _check_files(
             continue
         if not data:
             continue
+        longer = stored.get(object_name(entry.object_id), 0) - entry.sealed_size
+        if longer > 0:
+            failures.append(f"{path!r}: {longer} bytes that nobody signed follow its object")
         try:
             session.download(entry, sink, progress=progress)
             size += entry.length
