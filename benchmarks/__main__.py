@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks import timing
 from benchmarks.report import Section, summary
 
 SECTIONS = ["memory", "files", "small", "catalogue", "reading", "keys", "startup"]
@@ -29,6 +30,8 @@ def main() -> int:
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
 
+    if options.quick:
+        timing.PATIENCE = 0
     start = _load()
     sections: list[Section] = []
     for name in options.sections or SECTIONS:
