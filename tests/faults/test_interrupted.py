@@ -74,7 +74,7 @@ def test_interrupted_transaction(world, name, long_walk):
         return stopped, found == allowed[1]
 
     verdicts = []
-    for step in range(0, 60, 1 if long_walk else 3):
+    for step in range(0, 60, 1 if long_walk else 4):
         world.reset()
         try:
             _, (stopped, committed) = crashes.child(lambda step=step: attempt(step))
