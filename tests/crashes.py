@@ -135,6 +135,17 @@ def child(action: Callable[[], Any]) -> tuple[bool, Any]:
     return False, value
 
 
+def start(action: Callable[[], Any]) -> int:
+    """Run *action* in a forked child that nobody waits for here: its process id."""
+    unread, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        _be_child(action, writing)
+    os.close(writing)
+    os.close(unread)
+    return process
+
+
 def _be_child(action: Callable[[], Any], writing: int) -> None:
     """Never returns: a child must not go on as a second test runner."""
     try:

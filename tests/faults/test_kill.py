@@ -7,7 +7,11 @@ nothing in between.  Every step of a put is always walked; of the other operatio
 and all of them with ``--long``.
 """
 
+import os
+import random
 import shutil
+import signal
+import time
 from contextlib import suppress
 
 import crashes
@@ -206,3 +210,45 @@ def test_first_opening(world):
         if not killed:
             break
     assert 2 < step < 19
+
+
+def test_killed_among_others(world):
+    """Of several processes that commit at once and are killed, whatever was reported as committed is there, whole."""
+    world.reset()
+    reading, writing = os.pipe()
+    writers = 4
+
+    def write(writer):
+        os.close(reading)
+        session = world.open()
+        for number in range(1000):
+            with session.begin(f"{writer}") as staged:
+                staged.put_bytes(f"{writer}/{number}", b"%d of %d" % (number, writer))
+            os.write(writing, b"%d %d\n" % (writer, number))
+
+    processes = [crashes.start(lambda writer=writer: write(writer)) for writer in range(writers)]
+    os.close(writing)
+    reported = b""
+    rest = random.Random(3)
+    while processes:
+        reported += os.read(reading, 4096)
+        if reported.count(b"\n") > 6 * (writers - len(processes) + 1):
+            time.sleep(rest.random() / 20)
+            process = processes.pop()
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+    with os.fdopen(reading, "rb") as pipe:
+        reported += pipe.read()
+
+    def check():
+        found = crashes.contents(world.open())
+        names = [tuple(map(int, line.split())) for line in reported.splitlines()]
+        assert len(names) > 6 * writers
+        assert {f"{writer}/{number}" for writer, number in names} <= found.keys(), "a reported commit is lost"
+        more = [name.split("/") for name in found.keys() - operations.BEFORE.keys()]
+        made = {f"{writer}/{number}": f"{number} of {writer}".encode() for writer, number in more}
+        assert found == {**operations.BEFORE, **made}
+        assert len(made) <= len(names) + writers
+        crashes.judge(world, [found], tags={"baseline": operations.BASELINE})
+
+    crashes.child(check)
