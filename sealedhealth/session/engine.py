@@ -17,6 +17,7 @@ from sealedhealth.errors import (
     MissingError,
     NotFound,
     RolledBack,
+    RosterViolation,
     SnapshotCollected,
     WrongPassphrase,
 )
@@ -371,7 +372,8 @@ class Engine:
         try:
             try:
                 loaded = self.load(sequence, trusted)
-            except (MissingError, KeyRetired):  # its checkpoint was collected, or destroyed along with another key
+            except (MissingError, KeyRetired, RosterViolation):
+                # Its checkpoint was collected, destroyed along with another key, or is by a curator who has left.
                 loaded = self.load(sequence, trusted, checkpoints=False)
         except KeyRetired as error:
             raise KeyDestroyed(

@@ -11,6 +11,7 @@ from itertools import chain
 from sealedhealth.errors import (
     AccessDenied,
     MissingError,
+    RosterViolation,
     SealedHealthError,
 )
 from sealedhealth.log.changeset import ChangeKind
@@ -143,7 +144,8 @@ def _checkpoint_files(engine: Engine, loaded: Loaded) -> set[str]:
     trusted, _ = engine.trusted_policy()
     found = []
     for sequence in {loaded.state.sequence, *loaded.snapshot().tags.values()}:
-        with suppress(MissingError):  # collected before the tag was made: that snapshot is replayed from the start
+        # Collected before the tag was made, or by a curator who has left: that snapshot is replayed from the start.
+        with suppress(MissingError, RosterViolation):
             found.append(engine.log.nearest_checkpoint(sequence, trusted))
     # One that this process wrote may still wait for the commit that points to it.
     if loaded.state.checkpoint is not None:
