@@ -13,15 +13,17 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import crashes
 import operations
 import pytest
 
-from sealedhealth.errors import KeyDestroyed, NotFound
+from sealedhealth.errors import AccessDenied, KeyDestroyed, NotFound
 from sealedhealth.keys import Kek
+from sealedhealth.log.roster import Role
 from sealedhealth.profiles import connect, create_keystore
-from sealedhealth.session import create_dataset, maintenance
+from sealedhealth.session import Session, create_dataset, maintenance, set_author
 from sealedhealth.session.verify import verify
 
 pytestmark = [
@@ -252,3 +254,46 @@ def test_killed_among_others(world):
         crashes.judge(world, [found], tags={"baseline": operations.BASELINE})
 
     crashes.child(check)
+
+
+def test_taking_a_curator_off_the_roster(world, long_walk, record_property):
+    """A dataset opens at every moment while the curator who made its last checkpoint is taken off the roster."""
+    second = replace(world.profile, name="second", author="second")
+
+    def prepare():
+        world.reset()
+        key = connect(world.profile).service.create_author("second")
+        set_author(world.open(), key.public_key, name="second", roles=list(Role))
+        maintenance.maintain(Session.open(world.url, second), force=True)
+        for tag in ("first", "second"):  # "second" names a commit that points to this checkpoint
+            with world.open().begin() as staged:
+                staged.tag(tag)
+
+    def run(watch):
+        session = world.open()
+        key = connect(world.profile).service.author("second")
+        with watch.watching():
+            set_author(session, key.public_key, name="second", roles=[], active=False)
+        return watch.steps
+
+    def check(killed):
+        session = world.open()
+        assert crashes.contents(session) == operations.BEFORE
+        verify(session)
+        if killed:  # once more, to the end
+            run(crashes.Watch())
+        crashes.judge(world, [operations.BEFORE], tags={"baseline": operations.BASELINE, "second": operations.BEFORE})
+        with pytest.raises(AccessDenied):
+            Session.open(world.url, second).begin()
+
+    crashes.child(prepare)
+    _, total = crashes.child(lambda: run(crashes.Watch()))
+    for step in steps_of(total, whole=long_walk):
+        crashes.child(prepare)
+        killed, _ = crashes.child(lambda step=step: run(crashes.killing(step)))
+        try:
+            crashes.child(lambda killed=killed: check(killed))
+        except crashes.Died as died:
+            pytest.fail(f"after death at step {step} of {total}:\n{died}")
+    record_property("steps", total)
+    assert total > 20
