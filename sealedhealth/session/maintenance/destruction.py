@@ -41,7 +41,8 @@ def destroy_keys(session: Session, key_ids: Collection[bytes]) -> DestroyReport:
     Rotate; write a fresh checkpoint; commit the tombstone; rotate again; rewrap the survivors
     and check them; write another fresh checkpoint; retire every older version of the
     key-encryption key, which also destroys the keys of all earlier checkpoints; then try every
-    wrap of the doomed keys that was ever committed. After an interruption, do it again: only the last steps destroy.
+    wrap of the doomed keys that was ever committed. After an interruption, do it again: only
+    the last steps destroy.
 
     Raises
     ------
