@@ -56,8 +56,13 @@ def _machine(start: str) -> str:
         f"Measured on {datetime.now(UTC):%Y-%m-%d} with {_processor()}, {os.cpu_count()} processors, "
         f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB of memory; "
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {versions}. "
-        f"The load average of the last minute was {start} at the start and {_load()} at the end.\n"
+        f"The load average of the last minute was {start} at the start and {_load()} at the end{_priority()}.\n"
     )
+
+
+def _priority() -> str:
+    usual = os.sched_getscheduler(0) == os.SCHED_OTHER
+    return "" if usual else "; the benchmark ran with real-time priority, before all that made this load"
 
 
 def _version(name: str) -> str:
