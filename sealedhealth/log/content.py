@@ -43,11 +43,11 @@ class ContentState:
 
     compartment_id: bytes
     catalogue: Catalogue = field(default_factory=Catalogue.empty)
-    tags: dict[str, int] = field(default_factory=dict)
+    tags: dict[str, int] = field(default_factory=dict, repr=False)
     dropped: dict[bytes, Dropped] = field(default_factory=dict)
     shared: dict[bytes, int] = field(default_factory=dict)  #: uses of objects that several entries use
-    notes: dict[bytes, AuthorNote] = field(default_factory=dict)
-    name: str = ""
+    notes: dict[bytes, AuthorNote] = field(default_factory=dict, repr=False)
+    name: str = field(default="", repr=False)
     refusals: tuple[Refusal, ...] = ()
 
     def copy(self) -> ContentState:

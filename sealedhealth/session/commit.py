@@ -46,9 +46,9 @@ class Request:
     raw: bytes = field(repr=False)
     keys: Mapping[bytes, DataKey] = field(default_factory=dict, repr=False)
     base: Snapshot | None = None  #: what the writer saw; None: it cannot read, and conflicts with nobody
-    touched: frozenset[str] = frozenset()  #: paths read or written
-    puts: Collection[str] = ()
-    deletes: Collection[str] = ()
+    touched: frozenset[str] = field(default=frozenset(), repr=False)  #: paths read or written
+    puts: Collection[str] = field(default=(), repr=False)
+    deletes: Collection[str] = field(default=(), repr=False)
     checkpoint: CheckpointRef | None = None  #: a new hint, by authors who may set it
     error: BaseException | None = None
     sequence: int | None = None
