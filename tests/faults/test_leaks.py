@@ -24,6 +24,7 @@ from sealedhealth.errors import AccessDenied, SealedHealthError, ServiceUnavaila
 from sealedhealth.keys import DataKey, LocalKeyService
 from sealedhealth.profiles import Profile, disconnect
 from sealedhealth.session import maintenance
+from sealedhealth.session.commit import CommitQueue
 from sealedhealth.session.engine import Engine
 
 PASSPHRASE = "canary-passphrase-Xq7"
@@ -349,3 +350,20 @@ def test_command_line(profile, tmp_path):
     for folder in ("host", "machine", "tmp", "here"):
         check_files(tmp_path / folder, ())
     assert check_files(tmp_path / "tmp", ()) == check_files(here, ()) == 0
+
+
+def test_objects_show_no_names(dataset):
+    """What a debugger shows of the objects that hold names, messages and tags shows none of them."""
+    shown = []
+    submit = CommitQueue.commit
+
+    def noting(queue, request):
+        shown.append(repr(request))
+        return submit(queue, request)
+
+    with mock.patch.object(CommitQueue, "commit", noting):
+        dataset.mv(NAME, f"{NAME}-moved", message=MESSAGE)
+    loaded = dataset.session.engine.loaded
+    shown += [repr(loaded), repr(loaded.state), repr(dataset.session), repr(dataset.snapshot)]
+    shown += [repr(content) for content in loaded.contents.values()]
+    check_text("\n".join(shown), ())
