@@ -36,12 +36,14 @@ _VERBS = {
     "maintain": "upkeep",
     "mv": "edits",
     "profile": "profile",
+    "prove": "prove",
     "put": "files",
     "restore": "datasets",
     "rewrap": "upkeep",
     "rm": "edits",
     "rotate": "upkeep",
     "tag": "datasets",
+    "vault": "vault",
     "verify": "datasets",
 }
 
