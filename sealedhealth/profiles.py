@@ -47,12 +47,12 @@ import sys
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sealedhealth.errors import AccessDenied, AlreadyExists, InvalidInput
+from sealedhealth.errors import AccessDenied, AlreadyExists, InvalidInput, KeyMissing
 
 if TYPE_CHECKING:
     from sealedhealth.keys.base import AnchorStore, KeyService, Registry
@@ -375,6 +375,9 @@ def _connect_local(profile: Profile) -> KeyContext:
         )
     source = None if mode == "development" else lambda: _passphrase(profile, creating=False)
     service = LocalKeyService.open(profile.keystore, passphrase=source)
+    # Asked for now: later, a wrong passphrase could be taken for an identity that may not read.
+    with suppress(KeyMissing):
+        service.author(profile.author)
     return KeyContext(service, service, service)
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from sealedhealth.errors import IntegrityError
-from sealedhealth.format import Header, Layout, Opener, RangeReader, SealedInfo, Sealer
+from sealedhealth.format import SEGMENT_SIZE, Header, Layout, Opener, RangeReader, SealedInfo, Sealer
 from sealedhealth.stores import Buffer, ObjectStore
 
 __all__ = ["PIECE", "Location", "ObjectSource", "SealWriter", "download", "hashers", "read_many"]
 
 PIECE = 1 << 20  #: bytes that go through the pipeline at once
-_FETCH_SEGMENTS = 32  #: segments asked of the store at once: 8 MiB
 _AHEAD = 2  #: fetches under way while another is opened
+_BEHIND = 4  #: opened pieces that may wait to be written
 
 Progress = Callable[[int], None]
 
@@ -143,31 +143,64 @@ def download(store: ObjectStore, location: Location, sink: BinaryIO, progress: P
             trailer=trailer,
             executor=hashers(),
         )
-        total = 0
-        for blob in _stream(store, location.name, layout):
-            view = memoryview(blob)
-            at = 0
-            while at < len(view):
-                step = opener.advise(PIECE) or len(view) - at
-                plain = opener.update(view[at : at + step])
-                at += step
-                total += _deliver(sink, plain, progress)
-        return total + _deliver(sink, opener.finalize(), progress)
+        with _Delivery(sink, progress, behind=_BEHIND if layout.plain_size > store.fetch_size else 0) as delivery:
+            for blob in _stream(store, location.name, layout):
+                for plain in opener.pieces(blob):
+                    delivery.write(plain)
+            delivery.write(opener.finalize())
+    return layout.plain_size
 
 
-def _deliver(sink: BinaryIO, plain: bytes, progress: Progress | None) -> int:
-    if plain:
-        sink.write(plain)
-        if progress is not None:
-            progress(len(plain))
-    return len(plain)
+class _Delivery:
+    """Writes pieces to a sink in order, large files a little behind in a thread of its own.
+
+    Opening holds the interpreter lock; a write lets it go, and takes as long.
+    """
+
+    def __init__(self, sink: BinaryIO, progress: Progress | None, *, behind: int) -> None:
+        self._sink = sink
+        self._progress = progress
+        self._behind = behind
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sealedhealth-write") if behind else None
+        self._jobs: deque[Future[int]] = deque()
+
+    def write(self, plain: bytes) -> None:
+        if self._pool is None:
+            self._report(self._put(plain))
+        else:
+            self._jobs.append(self._pool.submit(self._put, plain))
+            self._settle(self._behind)
+
+    def _put(self, plain: bytes) -> int:
+        self._sink.write(plain)
+        return len(plain)
+
+    def _settle(self, behind: int) -> None:
+        while len(self._jobs) > behind:
+            self._report(self._jobs.popleft().result())
+
+    def _report(self, count: int) -> None:
+        if count and self._progress is not None:
+            self._progress(count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is None:
+            return
+        # Nobody writes to the sink any more once this is left.
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            self._settle(0)
 
 
 def _stream(store: ObjectStore, name: str, layout: Layout) -> Iterator[bytes]:
     """Header and body of an object, cut where segments end, fetched ahead of their use."""
     spans = []
-    for first in range(0, layout.segments, _FETCH_SEGMENTS):
-        last = min(first + _FETCH_SEGMENTS, layout.segments) - 1
+    step = max(1, store.fetch_size // SEGMENT_SIZE)
+    for first in range(0, layout.segments, step):
+        last = min(first + step, layout.segments) - 1
         spans.append((name, layout.segment_span(first)[0], layout.segment_span(last)[1]))
     if len(spans) == 1:
         yield from store.get_ranges(spans)
@@ -175,7 +208,7 @@ def _stream(store: ObjectStore, name: str, layout: Layout) -> Iterator[bytes]:
     with ThreadPoolExecutor(_AHEAD, thread_name_prefix="sealedhealth-fetch") as pool:
         jobs = deque(pool.submit(store.get_ranges, [span]) for span in spans[:_AHEAD])
         try:
-            for span in [*spans[_AHEAD:], None, None]:
+            for span in [*spans[_AHEAD:], *[None] * len(jobs)]:
                 [blob] = jobs.popleft().result()
                 if span is not None:
                     jobs.append(pool.submit(store.get_ranges, [span]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ _VERBS = {
     "profile": "profile",
     "prove": "prove",
     "put": "files",
+    "register": "datasets",
     "restore": "datasets",
     "rewrap": "upkeep",
     "rm": "edits",
@@ -78,6 +80,15 @@ HELP = help_text(
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TERMINATED = 143
+
+
+class _Terminated(BaseException):
+    """Somebody asked the process to end."""
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise _Terminated
 
 
 class _Verbs(click.Group):
@@ -108,7 +119,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help=HELP,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 other failure, 2 usage, 3 not found, 4 access denied, 5 integrity, 6 conflict, "
-    "7 service or store unavailable, 130 interrupted.",
+    "7 service or store unavailable, 130 interrupted, 143 terminated.",
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli() -> None:
@@ -124,6 +135,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
         sys.exit(shell_complete(cli, {}, "sealedhealth", "_SEALEDHEALTH_COMPLETE", instruction))
     output.prepare(json_asked="--json" in arguments)
+    # How containers are stopped: time enough to take back what an unfinished commit has stored.
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(arguments))
 
 
@@ -138,6 +151,9 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         output.interrupted()
         return INTERRUPTED
+    except _Terminated:
+        output.interrupted()
+        return TERMINATED
     except click.ClickException as error:
         output.usage_error(error)
         return error.exit_code

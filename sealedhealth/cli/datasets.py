@@ -16,6 +16,7 @@ from sealedhealth.cli.options import (
     can_ask,
     message_option,
     open_dataset,
+    open_root,
     profile,
     verb,
     warn_development,
@@ -30,6 +31,7 @@ __all__ = [
     "create_command",
     "diff_command",
     "log_command",
+    "register_command",
     "restore_command",
     "tag_command",
     "verify_command",
@@ -76,6 +78,30 @@ def create_command(profile_name: str | None, url: str, grace: timedelta | None) 
     )
 
 
+@verb("register")
+@click.argument("dataset_id", metavar="ID")
+@click.argument("url")
+@click.option("--also", is_flag=True, help="Keep the places where it was, too: this is a second copy.")
+def register_command(profile_name: str | None, dataset_id: str, url: str, also: bool) -> None:
+    """Say that the dataset ID, which this keystore has keys for, now lies at URL: after a move or a copy.
+
+    `keystore list` shows the ids. The store at URL is opened and checked before anything changes for good: what a store
+    says about itself is not believed.
+
+    Examples
+    --------
+    sealedhealth register 5d2a2c640c13d7ced94baeb3b5b53e8a s3://new-host/cardio
+    """
+    from sealedhealth.dataset import Dataset
+
+    dataset = Dataset.register(url, dataset_id, profile=profile(profile_name), also=also)
+    warn_development(dataset)
+    output.emit(
+        {"dataset": dataset.id, "url": dataset.url, "commit": dataset.session.sequence},
+        f"Dataset {dataset.id} is at {dataset.url}, commit {dataset.session.sequence}.",
+    )
+
+
 @verb("log")
 @click.argument("url")
 @click.option("-n", "--number", type=click.IntRange(min=1), metavar="N", help="The latest N commits only.")
@@ -87,7 +113,7 @@ def log_command(profile_name: str | None, url: str, number: int | None) -> None:
     sealedhealth log s3://bucket/cardio
     sealedhealth log -n 5 --json s3://bucket/cardio
     """
-    dataset, _ = open_dataset(url, profile_name)
+    dataset = open_root(url, profile_name)
     tags: dict[int, list[str]] = {}
     if dataset.session.readable:
         for name, sequence in sorted(dataset.tags.items()):
@@ -179,7 +205,7 @@ def tag_command(profile_name: str | None, url: str, name: str | None, delete: bo
     sealedhealth tag s3://bucket/cardio
     sealedhealth tag s3://bucket/cardio published --delete
     """
-    dataset, _ = open_dataset(url, profile_name)
+    dataset = open_root(url, profile_name)
     if name is None:
         if delete or at is not None:
             raise click.UsageError("Which tag? Give its NAME.")
@@ -218,6 +244,7 @@ def restore_command(profile_name: str | None, url: str, at: int | str, dry_run: 
         return
     changes = dataset.restore(at, path, message=message)
     _show_changes(changes)
+    output.emit({"commit": dataset.snapshot.sequence if changes else None})
     output.note(f"Commit {dataset.snapshot.sequence}." if changes else "Nothing differs; no commit was made.")
 
 
@@ -235,7 +262,7 @@ def verify_command(profile_name: str | None, url: str, log_only: bool, at: int |
     sealedhealth verify s3://bucket/cardio
     sealedhealth verify --log-only --json s3://bucket/cardio
     """
-    dataset, _ = open_dataset(url, profile_name, at)
+    dataset = open_root(url, profile_name, at)
     with output.progress("verifying") as bar:
         report = dataset.verify(data=not log_only, progress=bar)
     output.emit(

@@ -14,6 +14,7 @@ __all__ = ["keystore_command"]
 
 @click.group(
     "keystore",
+    short_help="Make, list, copy and restore the local keystore",
     help=help_text(
         """
         The keystore: the directory that holds the keys, the anchors and the registry of datasets.

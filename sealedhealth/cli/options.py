@@ -31,6 +31,7 @@ __all__ = [
     "confirm",
     "message_option",
     "open_dataset",
+    "open_root",
     "profile",
 ]
 
@@ -102,11 +103,17 @@ def _paragraph(text: str) -> str:
     return f"\b\n{text}" if "\n " in text else text
 
 
+def summary(text: str) -> str:
+    """The first sentence of a help text, for lists of verbs."""
+    return re.split(r"[.:](?=\s|$)", text, maxsplit=1)[0].replace("\n", " ")
+
+
 def verb(name: str) -> Callable[[Callable[..., None]], click.Command]:
     """Make a function the verb called *name*, with ``--profile`` and ``--json``; its docstring is the manual page."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        return click.command(name, help=help_text(function.__doc__ or ""))(common(function))
+        text = help_text(function.__doc__ or "")
+        return click.command(name, help=text, short_help=summary(text))(common(function))
 
     return decorate
 
@@ -165,6 +172,14 @@ def open_dataset(url: str, profile_name: str | None, at: int | str | None = None
     dataset, path = Dataset.find(url, profile=profile(profile_name), at=at)
     warn_development(dataset)
     return dataset, path
+
+
+def open_root(url: str, profile_name: str | None, at: int | str | None = None) -> Dataset:
+    """The dataset at *url*, for verbs that are about all of it. A path inside it is a usage error."""
+    dataset, path = open_dataset(url, profile_name, at)
+    if path:
+        raise click.UsageError(f"This is about a whole dataset, not about a path in it. Name {dataset.url}")
+    return dataset
 
 
 def warn_development(dataset: Dataset) -> None:

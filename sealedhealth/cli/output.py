@@ -218,7 +218,7 @@ def unexpected(problem: BaseException) -> None:
 
 def interrupted() -> None:
     """Report that the user stopped the command."""
-    _report("Interrupted", "Interrupted.", "The last commit is whole; nothing after it became visible.", "", 130)
+    _report("Interrupted", "Interrupted. The last commit is whole; nothing after it became visible.", "", "", 130)
 
 
 # --- progress -----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ __all__ = ["profile_command"]
 
 @click.group(
     "profile",
+    short_help="Write, list and show profiles",
     help=help_text(
         """
         Profiles: names for a keystore, a signing identity and the options of a store.

@@ -8,7 +8,7 @@ from datetime import timedelta
 import click
 
 from sealedhealth.cli import output
-from sealedhealth.cli.options import DURATION, confirm, open_dataset, verb
+from sealedhealth.cli.options import DURATION, confirm, open_root, verb
 
 __all__ = ["destroy_command", "gc_command", "maintain_command", "rewrap_command", "rotate_command"]
 
@@ -26,7 +26,7 @@ def maintain_command(profile_name: str | None, url: str, force: bool) -> None:
     sealedhealth maintain s3://bucket/cardio
     17 3 * * *  sealedhealth maintain s3://bucket/cardio && sealedhealth gc s3://bucket/cardio
     """
-    dataset, _ = open_dataset(url, profile_name)
+    dataset = open_root(url, profile_name)
     report = dataset.maintain(force=force)
     if report is None:
         output.emit({"checkpoint": None}, "No checkpoint is due.")
@@ -55,7 +55,7 @@ def gc_command(profile_name: str | None, url: str, grace: timedelta | None, dry_
     sealedhealth gc --dry-run s3://bucket/cardio
     sealedhealth gc --grace 30d s3://bucket/cardio
     """
-    dataset, _ = open_dataset(url, profile_name)
+    dataset = open_root(url, profile_name)
     report = dataset.gc(grace=grace, dry_run=dry_run)
     verb_ = "Would delete" if dry_run else "Deleted"
     waiting = f"; {report.waiting:,} unreferenced ones wait for their grace" if report.waiting else ""
@@ -77,7 +77,7 @@ def rotate_command(profile_name: str | None, url: str) -> None:
     --------
     sealedhealth rotate s3://bucket/cardio && sealedhealth rewrap s3://bucket/cardio
     """
-    dataset, _ = open_dataset(url, profile_name)
+    dataset = open_root(url, profile_name)
     version = dataset.rotate()
     output.emit(
         {"dataset": dataset.id, "version": version},
@@ -94,7 +94,7 @@ def rewrap_command(profile_name: str | None, url: str) -> None:
     --------
     sealedhealth rewrap s3://bucket/cardio
     """
-    dataset, _ = open_dataset(url, profile_name)
+    dataset = open_root(url, profile_name)
     report = dataset.rewrap()
     output.emit(
         asdict(report),
@@ -124,9 +124,7 @@ def destroy_command(
     """
     if (commit is not None) + (key_id is not None) + everything != 1:
         raise click.UsageError("Say what to destroy: one of --commit N, --key ID and --dataset.")
-    dataset, path = open_dataset(url, profile_name)
-    if path:
-        raise click.UsageError(f"Keys belong to commits, not to paths. Name the dataset itself: {dataset.url}")
+    dataset = open_root(url, profile_name)
     if everything:
         confirm(f"Destroying every key of {dataset.url}", dataset.id, yes=yes)
         dataset.destroy()

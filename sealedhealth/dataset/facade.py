@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -15,7 +15,8 @@ from sealedhealth.dataset.tree import Change, differences, files_under, pairs
 from sealedhealth.errors import AccessDenied, InvalidInput, NotFound
 from sealedhealth.log.roster import Settings
 from sealedhealth.profiles import Profile, connect, load_profile
-from sealedhealth.session import Session, create_dataset, find_root
+from sealedhealth.session import Session, create_dataset, find_root, normal_url
+from sealedhealth.session.engine import Engine
 
 if TYPE_CHECKING:
     from sealedhealth.fs import SealedFileSystem, SealedTransaction
@@ -90,6 +91,32 @@ class Dataset:
         """
         wanted = _id(dataset_id, "dataset") if dataset_id is not None else None
         return cls(Session.open(_place(url), _profile(profile), dataset_id=wanted, at=at))
+
+    @classmethod
+    def register(cls, url: str, dataset_id: str, *, profile: str | Profile | None = None, also: bool = False) -> Self:
+        """Tell the key service that one of its datasets now lies at *url* (with *also*: there, too), and open it.
+
+        Raises
+        ------
+        NotFound
+            The key service does not know *dataset_id*.
+        ConflictError
+            *url* belongs to another dataset.
+        IntegrityError
+            What lies there is not this dataset, or not whole; the registry is as before.
+        """
+        known = _profile(profile)
+        registry = connect(known).registry
+        before = registry.lookup(_id(dataset_id, "dataset").hex())
+        place = normal_url(_place(url))
+        registry.register(replace(before, urls=(*before.urls, place) if also else (place,)))
+        for url_before in before.urls:
+            Engine.forget(url_before, known)
+        try:
+            return cls.open(place, profile=known)
+        except BaseException:
+            registry.register(before)
+            raise
 
     @classmethod
     def find(cls, url: str, *, profile: str | Profile | None = None, at: Where | None = None) -> tuple[Self, str]:

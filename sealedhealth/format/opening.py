@@ -112,20 +112,22 @@ class Opener:
         Raises :class:`TamperedError`, :class:`TruncatedError` when there is more than the
         object should have, and :class:`WrongKey`.
         """
+        return b"".join(self.pieces(sealed))
+
+    def pieces(self, sealed: Buffer) -> Iterator[bytes]:
+        """The same in pieces of about 1 MiB, each as soon as it is ready: saves joining them. Take them all."""
         self._begin()
-        plain: list[bytes] = []
         view = frozen(sealed)
         self._check_head(view)
         body = view[: self._layout.body_end - self._cutter.total]
         for run in self._cutter.feed(body):
             self._jobs.append(DigestJob(run, self._executor))
-            plain += self._ready(MAX_WAITING)
+            yield from self._ready(MAX_WAITING)
         if body and self._cutter.total == self._layout.body_end:
             self._jobs.append(DigestJob(self._cutter.rest(), self._executor))
-            plain += self._ready(MAX_WAITING)
+            yield from self._ready(MAX_WAITING)
         self._check_trailing(view[len(body) :])
         self._usable = True
-        return b"".join(plain)
 
     def finalize(self) -> bytes:
         """The rest of the plaintext; raises as :meth:`update`, and :class:`TruncatedError` when bytes are missing."""

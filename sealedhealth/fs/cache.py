@@ -51,8 +51,14 @@ class SegmentCache(BaseCache):
             self._ahead = min(max(2 * self._ahead, WHOLE_FILE), self.blocksize)
         else:
             self._ahead = 0 if first else min(WHOLE_FILE, self.blocksize)
-        low = first - first % SEGMENT_SIZE
+        low = _segment_start(first)
         high = min(-(-(last + self._ahead) // SEGMENT_SIZE) * SEGMENT_SIZE, self.size)
+        if high == self.size and not self._tail[1]:
+            # The last segment may hold a few bytes only, and a footer reaches further back.
+            low = min(low, _segment_start(max(0, self.size - SEGMENT_SIZE)))
+        elif first and self.size <= self.blocksize:
+            # The rest of a small file comes cheaper at once than in pieces.
+            low, high = low if sequential else 0, max(high, self._tail[0])
         if self.size <= WHOLE_FILE:
             low, high = 0, self.size
         data: bytes = self.fetcher(low, high)
@@ -62,6 +68,10 @@ class SegmentCache(BaseCache):
         else:
             self._current = (low, data)
         return data[first - low : last - low]
+
+
+def _segment_start(position: int) -> int:
+    return position - position % SEGMENT_SIZE
 
 
 register_cache(SegmentCache, clobber=True)

@@ -6,12 +6,13 @@ import io
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from fsspec.spec import AbstractBufferedFile
 
-from sealedhealth.errors import SealedHealthError
+from sealedhealth.errors import InvalidInput, SealedHealthError
 from sealedhealth.fs.cache import DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -183,12 +184,20 @@ class SealedWriter(io.RawIOBase):
                     safe="The file was discarded; nothing was committed.",
                     next="Write it again.",
                 )
-            if unwinding:
+            if self._abandoned:
+                logger.warning("%r was never closed: it was discarded", self.path)
+            elif unwinding:
                 logger.warning(
                     "%r was closed while %s was being handled: it was discarded", self.path, type(error).__name__
                 )
             return
         try:
+            if self._writer.closed:
+                raise InvalidInput(
+                    f"The transaction that {self.path!r} was opened in is over.",
+                    safe="The file was discarded.",
+                    next="Close files before their transaction ends.",
+                )
             self._drain()
             self._writer.close()
             if self.autocommit:
@@ -238,7 +247,8 @@ class SealedWriter(io.RawIOBase):
     def __del__(self) -> None:
         if hasattr(self, "_seen"):
             self._abandoned = True
-            self.discard()
+            self.close()
+            self.discard()  # what waits for commit(), too
 
     def _dealloc_warn(self, _: object) -> None:
         # Text and buffered wrappers of the standard library call this before close() when they are abandoned.
@@ -300,6 +310,10 @@ class CompressedFile(io.BufferedIOBase):
 
     def discard(self) -> None:
         """Forget what was written."""
+        if self.closed:
+            return
+        with suppress(Exception):  # let go in good order: some complain when they are collected open
+            self._codec.close()
         if self.writable():
             self._raw.discard()
         self._end()
@@ -328,8 +342,9 @@ class CompressedFile(io.BufferedIOBase):
             self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "mode") and not self.closed:
-            self.discard()
+        if hasattr(self, "mode"):
+            self._dealloc_warn(self)
+            self.close()
 
     def _dealloc_warn(self, source: object) -> None:
         if self.writable():

@@ -53,10 +53,10 @@ class SealedTransaction(FsspecTransaction):
 
         Raises ``InvalidInput`` when the file system has an open transaction already, or this one was used.
         """
-        if self._staged is not None:
-            raise InvalidInput("A transaction can be used once.", next="Begin another.")
         if attach:
             self._parent._check_free()  # noqa: SLF001 - a part of the file system, here and below
+        if self._staged is not None:
+            raise InvalidInput("A transaction can be used once.", next="Begin another.")
         self._staged = self._parent.session.begin(self.message)
         self.fs = self._parent._joining(self)  # noqa: SLF001
         if attach:

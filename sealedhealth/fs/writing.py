@@ -248,13 +248,12 @@ class WritingFileSystem(ReadingFileSystem):
 
     def cp_file(self, path1: Any, path2: Any, **_: Any) -> None:
         """Copy one file; no byte is sealed anew. Raises ``NotFound``."""
-        if self.isdir(path1):
+        if not self.isfile(path1) and self.isdir(path1):
             self.makedirs(path2, exist_ok=True)
             return
-        self._entry(path1)
-        target = self._target(path2)
+        source = self._logical(path1)
         with self._change(single=True) as (_fs, staged):
-            staged.copy(self._logical(path1), target)
+            staged.copy(source, self._target(path2))
 
     def copy(
         self,
@@ -309,3 +308,13 @@ class _CommitCounter:
 
 
 _commits = _CommitCounter()
+
+
+def _forget_after_fork() -> None:
+    """Another thread of the parent may have held the lock."""
+    global _commits
+    _commits = _CommitCounter()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 MAX_KEYS = 1 << 20
+MAX_NEW_KEYS = 256  #: data keys that one change set may introduce: each may cost every reader a request
 MAX_SECTIONS = 256
 MAX_WRAP = 1024  #: bytes of one wrapped key
 PAYLOAD_LIMIT = 256 << 20
@@ -226,6 +227,8 @@ class ChangeSet:
             or (self.keys and kind not in {ChangeKind.DATA, ChangeKind.POLICY, ChangeKind.REWRAP})
         ):
             raise MalformedError(f"A {kind} change set has parts that do not belong to its kind.")
+        if len(self.keys) > MAX_NEW_KEYS and kind is not ChangeKind.REWRAP:
+            raise MalformedError(f"A change set introduces more than {MAX_NEW_KEYS} data keys.")
         ids = self.inventory.object_ids
         if len({ids[at : at + 16] for at in range(0, len(ids), 16)}) != len(self.inventory):
             raise MalformedError("A change set names an object twice.")

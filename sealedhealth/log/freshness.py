@@ -6,12 +6,13 @@ from sealedhealth.errors import (
     AnchorRolledBack,
     RolledBack,
 )
+from sealedhealth.keys.base import AnchorEntry
 from sealedhealth.log.link import LINK_LIMIT, file_digest
 from sealedhealth.log.names import link_name
 from sealedhealth.log.replay import Log
 from sealedhealth.log.state import LogState, VoidLink
 
-__all__ = ["check_seen", "check_store_not_ahead"]
+__all__ = ["check_seen", "check_still_anchored", "check_store_not_ahead"]
 
 
 def check_seen(log: Log, state: LogState, seen_sequence: int, seen_digest: bytes) -> None:
@@ -37,6 +38,28 @@ def check_seen(log: Log, state: LogState, seen_sequence: int, seen_digest: bytes
         )
 
 
+def check_still_anchored(state: LogState, entry: AnchorEntry | None) -> None:
+    """Check that *entry*, now the anchor of the state's sequence number, is the one that the state was reached by.
+
+    Raises
+    ------
+    AnchorRolledBack, RolledBack
+        The anchor is gone, or is another one.
+    """
+    if entry is None:
+        raise AnchorRolledBack(
+            f"The key service had an anchor for commit {state.sequence}, and has none any more.",
+            safe="Nothing was written.",
+            next="Find out whether the key service was restored from an old backup; the store still has the later log.",
+        )
+    if state.sequence == state.head_sequence and file_digest(entry.link) != state.head:
+        raise RolledBack(
+            f"Commit {state.sequence} is not the one that this session began with.",
+            safe="Nothing was written.",
+            next="Two histories exist. Ask the data controller which one is genuine.",
+        )
+
+
 def check_store_not_ahead(log: Log, state: LogState) -> bool:
     """Look whether the store has a valid link after the newest anchor.
 
@@ -54,7 +77,7 @@ def check_store_not_ahead(log: Log, state: LogState) -> bool:
     if raw is None:
         return False
     try:
-        state.copy().check_link(following, raw)
+        state.check_link(following, raw)
     except VoidLink:
         return False  # not a commit: the host may put there what it likes
     if log.anchor(following) is not None:

@@ -75,11 +75,12 @@ class Descriptor:
         return pack_envelope(FileKind.DESCRIPTOR, ROOT_AUTHOR, payload, sign)
 
     @classmethod
-    def load(cls, data: bytes, *, dataset_id: bytes) -> Descriptor:
+    def load(cls, data: bytes, *, dataset_id: bytes | None) -> Descriptor:
         """Read a descriptor and check that it is *dataset_id*'s.
 
         Its own root key verifies it; what makes that key the right one is the
-        dataset id, which comes from the key service and not from the store.
+        dataset id, which comes from the key service and not from the store. With
+        ``None`` the caller compares the root key with one of its own.
 
         Raises
         ------
@@ -92,9 +93,10 @@ class Descriptor:
         if len(envelope.payload) != _DESCRIPTOR.size:
             raise MalformedError("The descriptor has a wrong length.")
         descriptor = cls(*_DESCRIPTOR.unpack(envelope.payload))
-        if descriptor.dataset_id != dataset_id:
+        if dataset_id is not None and descriptor.dataset_id != dataset_id:
+            wanted = dataset_id.hex()
             raise DatasetMismatch(
-                f"The store holds the dataset {descriptor.dataset_id.hex()} where {dataset_id.hex()} belongs.",
+                f"The store holds the dataset {descriptor.dataset_id.hex()} where {wanted} belongs.",
                 safe="Nothing of it was used.",
                 next="Check the URL; after a move, register the new URL with the key service.",
             )

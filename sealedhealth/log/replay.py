@@ -79,6 +79,11 @@ class Log:
                 found.append(entry)
         return found
 
+    def anchors_after(self, sequence: int) -> tuple[AnchorEntry | None, list[AnchorEntry]]:
+        """The anchor of *sequence*, and every one after it to the last before a gap."""
+        newest, following = self._pool.map(self.anchor, (sequence, sequence + 1))
+        return newest, [] if following is None else [following, *self.anchors_from(sequence + 2)]
+
     def newest(self, least: int = -1) -> int:
         """The sequence number of the newest anchor, at least *least*; -1 when there is none.
 
@@ -89,7 +94,10 @@ class Log:
         while self.anchor(low + step) is not None:
             low += step
             step *= 2
-        high = low + step
+        return self._last_before(low + step, low)
+
+    def _last_before(self, high: int, low: int = -1) -> int:
+        """An anchor after which there is none, between one that is there (*low*) and one that is not (*high*)."""
         while high - low > 1:
             middle = (low + high) // 2
             if self.anchor(middle) is None:
@@ -167,39 +175,28 @@ class Log:
     def nearest_checkpoint(self, newest: int, trusted: Policy) -> tuple[Manifest, LogState] | None:
         """The checkpoint that the links up to *newest* point to; ``None`` when there is none.
 
-        A link is believed for nothing but where to look. What a curator's link points to has to
-        be there and genuine; anybody else's pointer that leads nowhere is passed over, since a
-        stolen producer could have written it.
+        A link is believed for nothing but where to look, and only when a curator or the root key
+        signed it: a stolen producer could point to nothing, or far into the past.
 
         Raises
         ------
         MissingError, IntegrityError
-            The checkpoint that a curator points to is missing, forged or altered.
+            The checkpoint that the link points to is missing, forged or altered.
         """
-        tried: set[bytes] = set()
-        for sequence in range(newest, -1, -1):
+        sequence = newest + 1
+        while sequence > 0:
+            sequence -= 1
             entry = self.anchor(sequence)
             if entry is None:
+                # Somebody wasted numbers far ahead: the log, or more of that, ends before this gap.
+                sequence = self._last_before(sequence) + 1
                 continue
             try:
                 link = self._believed(entry.link, trusted)
             except IntegrityError:
                 continue
-            author = trusted.authors.get(link.author_id)
-            curator = author is None or author.may(Role.CURATOR)  # no author: the root key
             hint = link.checkpoint
-            if hint is None or hint.sequence > sequence:
-                if curator:
-                    return None
-                continue
-            if hint.digest in tried:
-                continue
-            tried.add(hint.digest)
-            try:
-                return self.checkpoint(hint, trusted)
-            except IntegrityError:
-                if curator:
-                    raise
+            return None if hint is None or hint.sequence > sequence else self.checkpoint(hint, trusted)
         return None
 
     def _believed(self, raw: bytes, trusted: Policy) -> Link:
@@ -207,8 +204,8 @@ class Log:
         author = trusted.authors.get(envelope.author_id)
         if envelope.author_id == ROOT_AUTHOR:
             verify_envelope(envelope, self.descriptor.root_key)
-        elif author is None or not author.active:
-            raise RosterViolation("The link's author is not on the roster.")
+        elif author is None or not author.may(Role.CURATOR):
+            raise RosterViolation("The link's author is no curator of the roster.")
         else:
             verify_envelope(envelope, author.public_key)
         return Link.read(envelope)

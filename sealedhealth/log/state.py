@@ -203,6 +203,9 @@ class LogState:
 
     def _apply(self, link: Link, ref: ChangeRef, change: ChangeSet) -> None:
         """Check everything first, then change the state: a refused change set leaves no trace."""
+        if change.author_id != link.author_id and not self._may(link.author_id, Role.CURATOR):
+            # Else a thief could commit what its author was told is not committed, and has taken back.
+            raise RosterViolation("It was linked by somebody who is neither its author nor a curator.")
         self._check_rights(change)
         self._check_keys(change)
         match change.kind:

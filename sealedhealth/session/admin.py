@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
-from sealedhealth.errors import AlreadyExists, InvalidInput, KeyMissing, NotFound
+from sealedhealth.errors import AlreadyExists, IntegrityError, InvalidInput, KeyMissing, NotFound
 from sealedhealth.keys.base import DatasetRef, Kek, PolicyRef, WrappedKey
 from sealedhealth.keys.keyring import Keyring, SealingKey
 from sealedhealth.log.changeset import ChangeKind, ChangeSet, SectionRef, seal_section
 from sealedhealth.log.envelope import ROOT_AUTHOR
-from sealedhealth.log.link import ChangeRef, Descriptor, Link, dataset_id_of, file_digest
+from sealedhealth.log.link import DESCRIPTOR_SIZE, ChangeRef, Descriptor, Link, dataset_id_of, file_digest
 from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, link_name
 from sealedhealth.log.paths import canonical
+from sealedhealth.log.replay import Log
 from sealedhealth.log.roster import Author, Policy, Role, Settings
 from sealedhealth.log.section import AuthorNote, Section
 from sealedhealth.log.strict import microseconds
@@ -26,7 +28,7 @@ from sealedhealth.session.engine import Engine, root_key_name
 from sealedhealth.session.maintenance import maintain
 from sealedhealth.session.session import Session
 from sealedhealth.session.urls import find_root, normal_url
-from sealedhealth.stores import open_store
+from sealedhealth.stores import ObjectStore, open_store
 
 __all__ = ["create_dataset", "set_author"]
 
@@ -37,7 +39,8 @@ def create_dataset(url: str, profile: Profile, *, settings: Settings | None = No
     """Make an empty dataset at *url* and open it.
 
     The identity of *profile* becomes its first author, with every role and no prefix; the
-    new root key stays in the key service.
+    new root key stays in the key service. A creation that was cut short is begun anew, or
+    finished when only its registration is missing.
 
     Raises
     ------
@@ -49,6 +52,8 @@ def create_dataset(url: str, profile: Profile, *, settings: Settings | None = No
     _refuse_existing(url, profile)
     store = open_store(url, profile.store)
     if store.exists(DESCRIPTOR_NAME):
+        if _finish_creation(store, context, url, profile, settings or Settings()):
+            return Session.open(url, profile)
         raise AlreadyExists(
             f"The store holds a dataset at {url} that this key service does not know.",
             safe="It is unchanged.",
@@ -79,15 +84,43 @@ def create_dataset(url: str, profile: Profile, *, settings: Settings | None = No
     ref = ChangeRef(change.change_id, file_digest(raw), len(raw))
     link = Link(dataset_id, 0, file_digest(descriptor), ROOT_AUTHOR, (ref,), now)
     link_raw = link.pack(lambda message: service.sign(root_name, message))
-    store.put(DESCRIPTOR_NAME, descriptor)
     store.put(change_name(change.change_id), raw)
-    store.flush()
     context.anchors.create_anchor(dataset_id, 0, link_raw)
     store.put(link_name(0), link_raw)
+    # The descriptor comes after all that it needs, so that whoever finds it only has to register it.
+    store.flush()
+    store.put(DESCRIPTOR_NAME, descriptor)
+    store.flush()
     # Registered last: before this the dataset does not exist for anybody.
     context.registry.register(DatasetRef(dataset_id, (url,), PolicyRef(1, change.change_id, ref.digest)))
     Engine.forget(url, profile)
     return Session.open(url, profile)
+
+
+def _finish_creation(store: ObjectStore, context: KeyContext, url: str, profile: Profile, settings: Settings) -> bool:
+    """Register the dataset on the store if somebody with this keystore died just before that; False otherwise."""
+    try:
+        descriptor = Descriptor.load(store.get(DESCRIPTOR_NAME, limit=DESCRIPTOR_SIZE), dataset_id=None)
+        own = context.service.author(root_key_name(descriptor.nonce)).public_key
+        author = context.service.author(profile.author)
+    except (IntegrityError, KeyMissing):
+        return False  # somebody else's, or nothing that we know
+    with suppress(NotFound):
+        context.registry.lookup(descriptor.dataset_id.hex())
+        return False  # registered, for another URL
+    if own != descriptor.root_key:
+        return False
+    log = Log(store, context.anchors, descriptor.dataset_id)
+    entries = log.anchors_from(0, 1)
+    state = log.start()
+    log.replay(state, entries)
+    if len(entries) != 1 or state.policy is None or state.policy_ref is None:
+        return False  # used already: the registry has lost it
+    if state.policy.settings != settings or state.policy.author_of(author.public_key) is None:
+        return False
+    ref = PolicyRef(state.policy.version, state.policy_ref.change_id, state.policy_ref.digest)
+    context.registry.register(DatasetRef(descriptor.dataset_id, (url,), ref))
+    return True
 
 
 def _refuse_existing(url: str, profile: Profile) -> None:

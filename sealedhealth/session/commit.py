@@ -23,6 +23,7 @@ from sealedhealth.errors import (
 from sealedhealth.keys.base import AnchorEntry, DataKey
 from sealedhealth.log.changeset import ChangeSet
 from sealedhealth.log.envelope import ROOT_AUTHOR
+from sealedhealth.log.freshness import check_still_anchored
 from sealedhealth.log.link import LINK_LIMIT, MAX_CHANGES, ChangeRef, CheckpointRef, Link, file_digest
 from sealedhealth.log.names import change_name, link_name
 from sealedhealth.log.strict import microseconds
@@ -197,6 +198,7 @@ def _heal(engine: Engine, loaded: Loaded) -> None:
     if sequence < 0 or engine.healed >= sequence:
         return
     entry = engine.log.anchor(sequence)
+    check_still_anchored(loaded.state, entry)
     name = link_name(sequence)
     copies = engine.store.get_many([name], limit=LINK_LIMIT, missing_ok=True)
     if entry is not None and copies.get(name) != entry.link:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from sealedhealth.errors import ServiceUnavailable
 from sealedhealth.log.strict import microseconds
+from sealedhealth.session.statefile import replace_file
 
 __all__ = ["Orphans"]
 
@@ -41,13 +40,10 @@ class Orphans:
 
     def _save(self, first: dict[str, int]) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".orphans-")
-            with os.fdopen(handle, "w") as file:
-                json.dump(first, file)
-            Path(name).replace(self._path)
+            replace_file(self._path, json.dumps(first).encode())
         except OSError as error:
             raise ServiceUnavailable(
                 f"The state directory {self._path.parent} cannot be written: {error.strerror}.",
                 safe="Nothing was deleted.",
+                next="Make it writable, or name another one in the profile (state) or SEALEDHEALTH_HOME.",
             ) from error

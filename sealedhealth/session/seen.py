@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from sealedhealth.errors import MalformedError, ServiceUnavailable
 from sealedhealth.log.link import DIGEST_SIZE, MAX_SEQUENCE
 from sealedhealth.log.strict import dump_json, load_json
+from sealedhealth.session.statefile import replace_file
 
 __all__ = ["Seen"]
 
@@ -49,11 +48,7 @@ class Seen:
         if known is not None and known[0] >= sequence:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".seen-")
-            with os.fdopen(handle, "wb") as file:
-                file.write(dump_json({"sequence": sequence, "digest": digest.hex()}))
-            Path(name).replace(self._path)
+            replace_file(self._path, dump_json({"sequence": sequence, "digest": digest.hex()}))
         except OSError as error:
             raise ServiceUnavailable(
                 f"What was seen last of this dataset cannot be recorded in {self._path.parent}: {error.strerror}.",

@@ -55,7 +55,7 @@ class Session:
     def __init__(self, engine: Engine, snapshot: Snapshot | None = None) -> None:
         self.engine = engine
         self.read_only = snapshot is not None
-        self._pinned = snapshot or engine.loaded.snapshot()
+        self._pinned = engine.loaded.snapshot() if snapshot is None else snapshot  # an empty one is falsy
         self._sources: OrderedDict[bytes, ObjectSource] = OrderedDict()
 
     @staticmethod

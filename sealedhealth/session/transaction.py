@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +23,7 @@ from sealedhealth.errors import (
 from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.catalogue import Catalogue, Entry
 from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, seal_section
-from sealedhealth.log.paths import canonical, parents
+from sealedhealth.log.paths import canonical, is_under, parents
 from sealedhealth.log.roster import Role
 from sealedhealth.log.section import MAX_MESSAGE, ObjectRow, Put, Section, check_tags
 from sealedhealth.log.strict import microseconds
@@ -84,6 +85,7 @@ class Transaction:
         self._sealer = ObjectSealer(engine, self._compartment, policy.settings)
         self._puts: dict[str, Entry] = {}
         self._deletes: set[str] = set()
+        self._dirs: Counter[str] = Counter()  # directories of staged files, and how many lie under each
         self._reads: set[str] = set()
         self._tags: dict[str, int | None] = {}
         self._view: CatalogueView | None = None
@@ -119,11 +121,16 @@ class Transaction:
             return self._view
 
     def _get(self, path: str) -> Entry | None:
-        if path in self._unseen:
-            return self._unseen[path]
-        if self.base is None:
-            return self._puts.get(path)
-        return self.view.get(path)
+        entry = self._puts.get(path)
+        if entry is not None or path in self._deletes or self.base is None:
+            return entry
+        return self.base.get(path)
+
+    def _is_dir(self, path: str) -> bool:
+        # Without the view, which costs a new catalogue after every change, unless files were deleted.
+        if self._dirs[path] or self.base is None:
+            return self._dirs[path] > 0
+        return self.base.is_dir(path) and (not self._deletes or self.view.is_dir(path))
 
     # -- putting ----------------------------------------------------------------------------------
 
@@ -226,15 +233,30 @@ class Transaction:
             self._check_open()
             if self.base is None and not exclusive:
                 return path
-            view = self.view
+            self._check_prefix(path)
+            if exclusive and self.base is None:
+                raise AccessDenied("Without the right to read, nobody can tell whether a file exists already.")
             if exclusive and self._get(path) is not None:
                 raise AlreadyExists(f"{path!r} exists already.", safe="It is unchanged.")
-            if view.is_dir(path):
+            if self._is_dir(path):
                 raise InvalidInput(f"{path!r} is a directory.", next="Put the file under another name.")
             for parent in parents(path):
                 if self._get(parent) is not None:
                     raise InvalidInput(f"{parent!r} is a file: nothing can lie under it.")
         return path
+
+    def _check_prefix(self, path: str) -> None:
+        """Say at once what readers would refuse after the commit."""
+        if self._author.may(Role.CURATOR) or self.base is None or self.base.contents is None:
+            return
+        content = self.base.contents.get(self._compartment)
+        note = content.notes.get(self._author.author_id) if content else None
+        if note is None or not is_under(path, note.prefix):
+            raise AccessDenied(
+                f"This identity may not put {path!r}: its place is {note.prefix + '/' if note else 'nowhere'!r}.",
+                safe="Nothing was changed.",
+                next="Put it under that directory, or ask the data controller for another prefix.",
+            )
 
     def _stage(self, staged: Staged) -> None:
         self._check_open()
@@ -251,11 +273,15 @@ class Transaction:
                 offset=0,
                 length=new.info.plain_size,
                 mtime_us=staged.mtime_us,
-                sequence=self.base.sequence if self.base else 0,
+                sequence=self.base.sequence if self.base is not None else 0,
             ),
         )
 
     def _set(self, path: str, entry: Entry | None) -> None:
+        change = (entry is not None) - (path in self._puts)
+        if change:
+            for parent in parents(path):
+                self._dirs[parent] += change
         if entry is None:
             self._puts.pop(path, None)
             self._deletes.add(path)

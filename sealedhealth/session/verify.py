@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import BinaryIO, cast
 
 from sealedhealth.errors import IntegrityError, KeyDestroyed
-from sealedhealth.log.content import DESTROYED_KEY
+from sealedhealth.log.catalogue import Catalogue
+from sealedhealth.log.content import DESTROYED_KEY, ContentState
 from sealedhealth.log.link import LINK_LIMIT
 from sealedhealth.log.names import link_name
 from sealedhealth.log.replay import LogStep
+from sealedhealth.log.state import LogState
 from sealedhealth.session.engine import Engine, Loaded
 from sealedhealth.session.session import Session
 
@@ -81,12 +86,13 @@ def verify(session: Session, *, data: bool = True, progress: Callable[[int], Non
     state = engine.log.start()
     steps = engine.log.replay(state, engine.log.anchors_from(0, session.sequence))
     failures += _compare_links(engine, steps)
-    checkpointed = engine.loaded
+    checkpointed = engine.load(session.sequence, trusted)
+    failures += _compare_states(checkpointed.state, state)
     replayed: Loaded | None = None
     if not state.destroyed:
         # After a destruction the log before it cannot be opened any more: the checkpoint is all there is.
         replayed = engine.load(session.sequence, trusted, checkpoints=False)
-        failures += _compare_contents(engine.load(session.sequence, trusted), replayed)
+        failures += _compare_contents(checkpointed, replayed)
     files, size, destroyed = _check_files(session, data=data, progress=progress, failures=failures)
     refusals = [r for r in state.refusals if r.change_id is not None]
     refusals += [r for content in ((replayed or checkpointed).contents or {}).values() for r in content.refusals]
@@ -125,17 +131,42 @@ def _compare_links(engine: Engine, steps: list[LogStep]) -> list[str]:
     return wrong
 
 
+def _compare_states(checkpointed: LogState, replayed: LogState) -> list[str]:
+    """The public table of the checkpoint: keys, change sets, tombstones, policy."""
+    names = ("head", "policy", "keys", "changes", "destroyed", "minimum", "horizon", "policy_sequence")
+    return [
+        f"the checkpoint says something else of the log's {name.replace('_', ' ')} than the log"
+        for name in names
+        if getattr(checkpointed, name) != getattr(replayed, name)
+    ]
+
+
 def _compare_contents(checkpointed: Loaded, replayed: Loaded) -> list[str]:
     """A curator who signs a false checkpoint is found here: replay says what producers really committed."""
+    if checkpointed.contents is None or replayed.contents is None:
+        return []
     wrong = []
-    for compartment, content in (replayed.contents or {}).items():
-        other = (checkpointed.contents or {}).get(compartment)
-        if other is None:
-            continue
-        for path, before, after in content.catalogue.diff(other.catalogue):
-            if before is None or after is None or before.root != after.root:
-                wrong.append(f"the checkpoint says something else of {path!r} than the log")
+    for compartment, content in replayed.contents.items():
+        other = checkpointed.contents.get(compartment, ContentState(compartment))
+        wrong += [
+            f"the checkpoint says something else of {path!r} than the log"
+            for path in _unequal(content.catalogue, other.catalogue)
+        ]
+        wrong += [
+            f"the checkpoint has other {name} than the log"
+            for name in ("tags", "notes", "name", "dropped", "shared")
+            if getattr(content, name) != getattr(other, name)
+        ]
     return wrong
+
+
+def _unequal(left: Catalogue, right: Catalogue) -> Iterator[str]:
+    """Paths whose entries differ in anything, digests and keys included: ``Catalogue.diff`` looks at ids only."""
+    merged = heapq.merge(left.items(), right.items(), key=itemgetter(0))
+    for path, pair in groupby(merged, key=itemgetter(0)):
+        entries = [entry for _, entry in pair]
+        if len(entries) != 2 or entries[0] != entries[1]:
+            yield path
 
 
 def _check_files(

@@ -76,6 +76,9 @@ class ObjectStore:
         What ``fs`` was made with: to keep the secrets in it out of errors.
     """
 
+    #: Bytes worth one request when an object is read from end to end.
+    fetch_size = 8 << 20
+
     def __init__(self, fs: Any, root: str, *, options: Mapping[str, object] | None = None) -> None:
         self.fs = fs
         self.root = root.rstrip("/")

@@ -38,6 +38,8 @@ class LocalStore(ObjectStore):
     temporary name and renamed.  Nothing is sure to survive a power cut until :meth:`flush`.
     """
 
+    fetch_size = 1 << 20  # a request costs nothing, and small buffers are used again while still in the cache
+
     def __init__(self, fs: Any, root: str, *, options: Mapping[str, object] | None = None) -> None:
         super().__init__(fs, root, options=options)
         self._token = secrets.token_hex(6)

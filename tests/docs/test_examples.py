@@ -95,6 +95,18 @@ class Shell:
             self.process.wait(timeout=10)
 
 
+def quick_keystore(monkeypatch):
+    """Make the default keystore, under a passphrase that is quick to check, and name the file that holds it."""
+    from sealedhealth.keys.local import LocalKeyService
+
+    home = Path(os.environ["SEALEDHEALTH_HOME"])
+    phrase = home / "passphrase"
+    phrase.write_text("correct horse battery staple")
+    phrase.chmod(0o600)
+    monkeypatch.setenv("SEALEDHEALTH_PASSPHRASE_FILE", str(phrase))
+    LocalKeyService.init(home / "keystore", passphrase=phrase.read_text, opslimit=1, memlimit=8192).close()
+
+
 @pytest.fixture
 def shell():
     """A bash that ends with the test."""
@@ -108,7 +120,8 @@ def test_examples(page, shell, tmp_path, monkeypatch):
     """The examples of a page, one after the other."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    names = {"__name__": "__main__", "setenv": monkeypatch.setenv}  # setenv is for hidden code
+    names = {"__name__": "__main__"}
+    names |= {"setenv": monkeypatch.setenv, "keystore": lambda: quick_keystore(monkeypatch)}  # for hidden code
     for kind, code, line in blocks(page.read_text(encoding="utf-8")):
         if kind == "console":
             shell.block(code, f"{page.name}, line {line}")

@@ -67,6 +67,8 @@ def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool =
     limit = timedelta(seconds=policy.settings.grace_s) if grace is None else grace
     old = _old_enough(engine, loaded, limit)
     kept = {entry_id for content in loaded.contents.values() for entry_id in _live_ids(content)}
+    # By object id alone: a stolen producer can give its own object the id of somebody else's.
+    kept |= {item.object_id for item in _dropped(loaded) if item not in old}
     expired = [item for item in old if item.object_id not in kept]
     waiting, orphans = _orphans(engine, loaded, kept, limit)
     horizon = max([loaded.state.horizon, *(item.dropped for item in expired)])
@@ -89,7 +91,11 @@ def _live_ids(content: ContentState) -> Iterable[bytes]:
     return (item.object_id for item in content.catalogue.objects())
 
 
-def _old_enough(engine: Engine, loaded: Loaded, grace: timedelta) -> list[Dropped]:
+def _dropped(loaded: Loaded) -> Iterable[Dropped]:
+    return (item for content in (loaded.contents or {}).values() for item in content.dropped.values())
+
+
+def _old_enough(engine: Engine, loaded: Loaded, grace: timedelta) -> set[Dropped]:
     """Dropped objects whose grace is over and that no tag keeps."""
     now = engine.context.service.now()
     ages: dict[int, bool] = {}
@@ -100,21 +106,20 @@ def _old_enough(engine: Engine, loaded: Loaded, grace: timedelta) -> list[Droppe
             ages[sequence] = entry is not None and now - entry.created >= grace
         return ages[sequence]
 
-    found = []
-    for content in (loaded.contents or {}).values():
-        for item in content.dropped.values():
-            record = loaded.state.keys.get(item.data_key_id)
-            born = record.sequence if record else 0
-            tagged = any(born <= at < item.dropped for at in loaded.snapshot().tags.values())
-            if not tagged and over(item.dropped):
-                found.append(item)
+    tags = list(loaded.snapshot().tags.values())
+    found = set()
+    for item in _dropped(loaded):
+        record = loaded.state.keys.get(item.data_key_id)
+        born = record.sequence if record else 0
+        tagged = any(born <= at < item.dropped for at in tags)
+        if not tagged and over(item.dropped):
+            found.add(item)
     return found
 
 
 def _orphans(engine: Engine, loaded: Loaded, live: Collection[bytes], grace: timedelta) -> tuple[int, dict[str, int]]:
     """Files of the store that nothing refers to, and that were seen so for longer than the grace."""
-    dropped = {item.object_id for content in (loaded.contents or {}).values() for item in content.dropped.values()}
-    needed = {object_name(object_id) for object_id in {*live, *dropped}}
+    needed = {object_name(object_id) for object_id in {*live, *(item.object_id for item in _dropped(loaded))}}
     needed |= _checkpoint_files(engine, loaded)
     needed |= {change_name(change_id) for change_id in loaded.state.changes}
     listed = chain.from_iterable(engine.store.list(place) for place in _PLACES)

@@ -12,8 +12,9 @@ from sealedhealth.errors import (
     KeyRetired,
     NotFound,
 )
-from sealedhealth.keys.base import DatasetRef, WrappedKey
+from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.changeset import ChangeKind
+from sealedhealth.session.destroyed import mark_destroyed
 from sealedhealth.session.engine import Engine
 from sealedhealth.session.maintenance.changes import bare_change, submit_bare
 from sealedhealth.session.maintenance.checkpoints import write_checkpoint
@@ -135,6 +136,5 @@ def destroy_dataset(session: Session) -> None:
         service.retire(engine.kek(compartment), version)
     for wrapped in wraps:
         _must_fail(engine, wrapped)
-    ref = engine.context.registry.lookup(engine.dataset_id.hex())
-    engine.context.registry.register(DatasetRef(ref.dataset_id, ref.urls, ref.policy, destroyed=True))
+    mark_destroyed(engine)
     Engine.forget(engine.url, engine.profile)

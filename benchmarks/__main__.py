@@ -1,0 +1,79 @@
+"""The command: runs the sections that are asked for and prints them as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.report import Section, summary
+
+SECTIONS = ["memory", "files", "small", "catalogue", "reading", "keys", "startup"]
+PACKAGES = ["cryptography", "fsspec", "pyarrow", "tink", "pyrage", "crypt4gh", "aws-encryption-sdk"]
+BEGIN = "<!-- written by python -m benchmarks --write -->"
+END = "<!-- end of what it wrote -->"
+
+
+def main() -> int:
+    """Run; always 0, because a slow machine is no error."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"which to run, default all: {', '.join(SECTIONS)}")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: that it runs, not how fast")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into FILE, between its two marks")
+    options = parser.parse_args()
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}")
+
+    start = _load()
+    sections: list[Section] = []
+    for name in options.sections or SECTIONS:
+        print(f"{datetime.now(UTC):%H:%M:%S} {name}, load {_load()}", file=sys.stderr)
+        sections.append(import_module(f"benchmarks.{name}").run(quick=options.quick))
+        print(sections[-1].markdown(), flush=True)
+    text = "\n".join([_machine(start), summary(sections), *(section.markdown() for section in sections)])
+    print(summary(sections))
+    if options.write:
+        _write(options.write, text)
+    return 0
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}"
+
+
+def _machine(start: str) -> str:
+    versions = ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name)))
+    return (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} with {_processor()}, {os.cpu_count()} processors, "
+        f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB of memory; "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {versions}. "
+        f"The load average of the last minute was {start} at the start and {_load()} at the end.\n"
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _write(target: Path, text: str) -> None:
+    page = target.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    target.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

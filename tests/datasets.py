@@ -1,0 +1,73 @@
+"""Datasets for tests: a development keystore in the test's own home, and a profile that reaches the host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sealedhealth import profiles
+from sealedhealth.errors import AccessDenied
+from sealedhealth.profiles import KeyContext, Profile, connect, create_keystore, load_profile
+from sealedhealth.session import Session, create_dataset
+
+ENVIRONMENT = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY"}
+
+
+def write_profile(options: Mapping[str, Any], monkeypatch: Any, *, names: tuple[str, ...] = ("local",)) -> None:
+    """Write a profile file whose store options are *options*; credentials go where s3fs looks for them itself."""
+    for option, variable in ENVIRONMENT.items():
+        if option in options:
+            monkeypatch.setenv(variable, options[option])
+    plain = {name: value for name, value in options.items() if name not in ENVIRONMENT}
+    lines = []
+    for name in names:
+        lines += [f"[profiles.{name}]", f"[profiles.{name}.store]"]
+        lines += [f"{option} = {_toml(value)}" for option, value in plain.items()]
+    path = Path(os.environ["SEALEDHEALTH_HOME"]) / "profiles.toml"
+    path.write_text("\n".join(lines))
+    monkeypatch.setenv("SEALEDHEALTH_CONFIG", str(path))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)
+
+
+def local_profile() -> Profile:
+    """The profile ``local``, with a keystore for tests; made when it is not there yet."""
+    profile = load_profile("local")
+    if not profile.keystore.exists():
+        create_keystore(profile, development=True)
+    return profile
+
+
+def make_session(place: Any, monkeypatch: Any) -> Session:
+    """A new, empty dataset at a place, opened by the profile ``local``."""
+    write_profile(place.options, monkeypatch)
+    return create_dataset(place.url, local_profile())
+
+
+class WriteOnly:
+    """A key service whose policy lets this identity wrap but not unwrap, as a producer's does."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    def unwrap(self, wrapped: Any) -> Any:
+        """Refuse."""
+        raise AccessDenied("This role may not unwrap.")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._service, name)
+
+
+def take_reading_away(profile: Profile) -> None:
+    """From now on the identity of *profile* may write but not read, in this process."""
+    context = connect(profile)
+    for key, known in profiles._connections.items():
+        if known is context:
+            profiles._connections[key] = KeyContext(WriteOnly(context.service), context.anchors, context.registry)
