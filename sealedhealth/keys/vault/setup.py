@@ -7,12 +7,15 @@ done.  Running it twice changes nothing the second time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from sealedhealth.errors import ConflictError, NotFound
+from sealedhealth.keys.vault.answers import VaultRefusal
 from sealedhealth.keys.vault.client import VaultClient
 from sealedhealth.keys.vault.layout import author_key
 from sealedhealth.keys.vault.policies import (
@@ -45,6 +48,8 @@ __all__ = [
 ]
 
 SELF_POLICY = "sealedhealth-self"
+_READY_S = 10.0
+_T = TypeVar("_T")
 
 
 class State(StrEnum):
@@ -70,7 +75,7 @@ class Step:
 
     def state(self, client: VaultClient) -> State:
         """Compare with what is there. Raises ``ConflictError`` when what is there cannot be made right."""
-        there: Any = client.read(self.read)
+        there: Any = _when_ready(lambda: client.read(self.read))
         if there is None:
             return State.MISSING
         if self.entry:
@@ -113,8 +118,20 @@ def apply(steps: Sequence[Step], client: VaultClient) -> Iterator[tuple[Step, St
     for step in steps:
         state = step.state(client)
         if state is not State.DONE:
-            client.write(step.path, step.body)
+            _when_ready(partial(client.write, step.path, step.body))
         yield step, state
+
+
+def _when_ready(call: Callable[[], _T]) -> _T:
+    """A KV mount that was made a moment ago answers 400 until it is ready."""
+    deadline = time.monotonic() + _READY_S
+    while True:
+        try:
+            return call()
+        except VaultRefusal as error:
+            if "HTTP 400" not in error.what or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 # --- plans ---------------------------------------------------------------------------------
@@ -150,6 +167,13 @@ def server_plan(mounts: Mounts) -> list[Step]:
             kv,
             {"type": "kv", "options": {"version": "2"}},
             fixed=True,
+        ),
+        Step(
+            "no entry is written without saying which version it replaces",
+            "POST",
+            f"{mounts.kv}/config",
+            {"cas_required": True},
+            f"{mounts.kv}/config",
         ),
         Step(
             "a way to log in for machines",
