@@ -72,7 +72,7 @@ class VaultWorld:
             self.dataset_id if role not in {VaultRole.FOUNDER, VaultRole.AUDITOR, VaultRole.KEY_ADMINISTRATOR} else None
         )
         carried = [] if only else members_policies(MOUNTS, member, self.admin)
-        signs = role is not VaultRole.READER
+        signs = role not in {VaultRole.READER, VaultRole.AUDITOR, VaultRole.KEY_ADMINISTRATOR}
         list(
             apply(
                 member_plan(MOUNTS, member, [*carried, policy_name(role, about)], signs=signs, terms=terms), self.admin
