@@ -202,10 +202,13 @@ def prove(url: str, profile: Profile) -> Custody:
 
     Inside a dataset the canaries become one commit, under ``sealedhealth-prove/`` or the
     only directory where this identity may put, and are deleted again as far as it may.
-    Anywhere else a dataset of its own is made there, and destroyed at the end.
+    Anywhere else a dataset of its own is made there, and destroyed at the end; with a
+    Vault that is not done, since no role can do both.
 
     Raises
     ------
+    NotFound
+        The keys are in a Vault, and there is no dataset at *url*.
     AccessDenied
         The identity may not write.
     SealedHealthError
@@ -248,6 +251,8 @@ class _Run:
             dataset, inside = Dataset.find(url, profile=self.profile)
             own = False
         except NotFound:
+            if self.profile.vault is not None:
+                raise  # nobody with a member's rights can both make a dataset and destroy it
             dataset = Dataset.create(f"{url.rstrip('/')}/sealedhealth-prove-{self.mark}", profile=self.profile)
             inside, own = "", True
             self._done("made a dataset of its own", dataset)

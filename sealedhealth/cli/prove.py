@@ -24,12 +24,13 @@ def prove_command(profile_name: str | None, url: str) -> None:
     Neither a canary nor a data key may be found, in any usual spelling; and what has to be found is looked for too.
 
     Inside a dataset the canaries become a commit, and are deleted again if the identity may. Anywhere else a dataset of
-    its own is made below URL, and destroyed at the end. Ends with exit code 5 when something was found.
+    its own is made below URL, and destroyed at the end (not with a Vault: name a dataset there). Ends with exit code 5
+    when something was found.
 
     Examples
     --------
     sealedhealth prove s3://bucket/cardio/chu-lille --profile chu-lille
-    sealedhealth prove s3://bucket --profile founder --json
+    sealedhealth prove s3://bucket --json
     """
     from sealedhealth.prove import prove
 

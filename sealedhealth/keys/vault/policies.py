@@ -301,7 +301,6 @@ def _founder(mounts: Mounts) -> list[Rule]:
     return [
         *_make_keys(mounts),
         Rule(f"{mounts.transit}/datakey/plaintext/+", ("update",), "seal the first roster", {"context": []}),
-        Rule(f"{mounts.transit}/decrypt/+", ("update",), "open the dataset it has just made"),
         Rule(f"{mounts.transit}/sign/{_ROOT_KEYS}*", ("update",), "sign the descriptor and first roster"),
         Rule(mounts.data(f"{_ANCHORS}/*"), ("create", "read"), "the first anchor"),
         Rule(mounts.data(f"{_URLS}/*"), ("create", "read", "update"), "register the URL"),
