@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, SupportsIndex
 
 from sealedhealth.errors import AccessDenied, IntegrityError, SealedHealthError, ServiceUnavailable, StaleReplica
@@ -73,6 +73,7 @@ class VaultClient:
         self._indexes: dict[str, tuple[int, str]] = {}  # cluster: newest index seen
         self._index = ""
         self._fresh_since = float("-inf")  # when the request began that gave the last index of a login or renewal
+        self._login_had_index = False
         self._ha: bool | None = None
         self._keeper: threading.Thread | None = None
         self._closed = threading.Event()
@@ -297,9 +298,10 @@ class VaultClient:
                 begun = time.monotonic()
                 credential = self._login.login(self._ask)
                 if not credential.known:
-                    credential = self._looked_up(credential.token)
+                    credential = replace(self._looked_up(credential.token), known=False)
                 self._adopt(credential)
-                if credential.lease_s and self._index:
+                # A login makes a service token, which only the active node can write.
+                if credential.known and credential.renewable and self._login_had_index:
                     self._fresh_since = max(self._fresh_since, begun)
             assert self._credential is not None
             return self._credential.token
@@ -307,6 +309,7 @@ class VaultClient:
     def _ask(self, path: str, body: Mapping[str, Any], *, token: HiddenText | None = None) -> Answer:
         # Logging in may use up a secret: it is not sent again when it may have been carried out.
         answer = self._persistently("POST", path, body, token, idempotent=False)
+        self._login_had_index = INDEX.lower() in answer.headers
         warnings = warnings_of(answer)
         if warnings:
             raise IntegrityError(f"The Vault answers the login with a warning: {shown(warnings[0])}")

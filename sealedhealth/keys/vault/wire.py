@@ -17,6 +17,7 @@ from typing import Any
 import requests
 from hvac.adapters import RawAdapter
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 from sealedhealth.errors import InvalidInput, ServiceUnavailable
 from sealedhealth.keys.vault.answers import Answer
@@ -37,6 +38,14 @@ class NotSent(ServiceUnavailable):
 
 class Lost(ServiceUnavailable):
     """The request was sent, and no answer came: it may have been carried out."""
+
+
+class _Session(requests.Session):
+    """A session that does not even look where a redirection leads."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
+        """Nowhere."""
+        return
 
 
 class _Adapter(RawAdapter):
@@ -62,7 +71,7 @@ class Wire:
         for file in (config.ca_file, config.client_certificate, config.client_key):
             if file is not None and not file.is_file():
                 raise InvalidInput(f"There is no file {file}.", next="Correct the profile.")
-        session = requests.Session()
+        session = _Session()
         session.trust_env = False  # no proxy, no certificates and no .netrc from the environment
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("http://", "https://"):
@@ -102,12 +111,14 @@ class Wire:
         """
         url = f"v1/{checked_path(path)}"
         content = HiddenText(json.dumps(body, separators=(",", ":"))) if body is not None else None
-        sending = {"Content-Type": "application/json", **(headers or {})}
+        sending = {"Content-Type": "application/json", "Accept-Encoding": "identity", **(headers or {})}
         if token is not None:
             sending["X-Vault-Token"] = token
         failure: ServiceUnavailable
         try:
             return self._exchange(method, url, content, sending)
+        except ServiceUnavailable:
+            raise
         except requests.exceptions.SSLError as error:
             failure = NotSent(
                 f"The Vault at {self._config.host} could not prove who it is: {_reason(error)}.",
@@ -119,7 +130,7 @@ class Wire:
         except requests.exceptions.ConnectionError as error:
             # Cut while sending or waiting; a connection that was never made is another class below.
             failure = self._not_sent(error) if _never_connected(error) else self._lost(error)
-        except (requests.exceptions.RequestException, TimeoutError) as error:
+        except (requests.exceptions.RequestException, HTTPError, ValueError, OSError) as error:
             failure = self._lost(error)
         # Outside of the handlers: what is raised there would drag the request along as its context.
         raise failure
@@ -129,7 +140,8 @@ class Wire:
         deadline = time.monotonic() + limit
         with self._adapter.request(method, url, headers=headers, data=content, timeout=limit) as response:
             raw = bytearray()
-            for part in response.iter_content(65536):
+            # Not iter_content, which waits for whole pieces: a peer that drips could keep us for ever.
+            while part := response.raw.read1(65536):
                 raw += part
                 if len(raw) > MAX_ANSWER_SIZE:
                     raw.clear()
@@ -137,6 +149,8 @@ class Wire:
                 if time.monotonic() > deadline:
                     raise TimeoutError
             names = {name.lower(): value for name, value in response.headers.items()}
+            if len(raw) < int(names.get("content-length", 0)):
+                raise TimeoutError
             status = int(response.status_code)
         return Sent(Answer(status, _parsed(raw, status), names), len(content or ""), len(raw))
 
