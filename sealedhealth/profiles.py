@@ -86,7 +86,6 @@ _KEYSTORE_KEYS = ("keystore", "passphrase_file")  # of the local key service onl
 _SECRET_OPTION = re.compile("secret|password|passwd|token|credential|account_key|sas|connection_string", re.IGNORECASE)
 _URL_WITH_PASSWORD = re.compile(r"\w+://[^/@]*:[^/@]*@")
 _CONFIG_LIMIT = 1 << 20
-_PASSPHRASE_LIMIT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,7 +419,7 @@ def create_keystore(profile: Profile, *, development: bool = False) -> KeyContex
     # Typed once by the user, needed twice: to make the keystore and to open it. Later it is asked for like any other.
     answers = [] if development else [_passphrase(profile, creating=True)] * 2
 
-    def source() -> str:
+    def source() -> str | bytes:
         return answers.pop() if answers else _passphrase(profile, creating=False)
 
     service = LocalKeyService.init(
@@ -446,39 +445,15 @@ def _connection_key(profile: Profile) -> tuple[object, ...]:
     return profile.name, profile.keys, profile.keystore, profile.passphrase_file, profile.vault
 
 
-def _passphrase(profile: Profile, *, creating: bool) -> str:
+def _passphrase(profile: Profile, *, creating: bool) -> str | bytes:
     """The keystore's passphrase from the profile's file or the installed prompt; never kept."""
+    from sealedhealth.keys.local import read_passphrase_file
+
     if profile.passphrase_file is not None:
-        return _read_passphrase(profile.passphrase_file)
+        return read_passphrase_file(profile.passphrase_file)
     if _prompt is not None:
         return _prompt(profile.keystore, creating=creating)
     raise AccessDenied(
         f"The keystore at {profile.keystore} needs a passphrase, and there is no terminal to ask on.",
         next="Put the passphrase in a file only you can read and name it in SEALEDHEALTH_PASSPHRASE_FILE.",
     )
-
-
-def _read_passphrase(path: Path) -> str:
-    """The first and only line of *path*, without its line end."""
-    try:
-        with path.open("rb") as file:
-            private = os.name != "posix" or not os.fstat(file.fileno()).st_mode & 0o077
-            data = file.read(_PASSPHRASE_LIMIT + 1) if private else b""
-    except OSError as error:
-        raise AccessDenied(
-            f"The passphrase file {path} cannot be read: {error.strerror}.",
-            next="Correct SEALEDHEALTH_PASSPHRASE_FILE or the profile's passphrase_file.",
-        ) from error
-    if not private:
-        raise AccessDenied(
-            f"Others than its owner may read the passphrase file {path}.",
-            safe="It was not used.",
-            next=f"chmod 600 {path}, and change the passphrase if somebody may have seen it.",
-        )
-    # Bytes that are no UTF-8 become surrogates, which are refused below: a decoding error would carry the passphrase.
-    text = data.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidInput(f"The passphrase file {path} is not UTF-8 text.")
-    if not text or "\n" in text or len(data) > _PASSPHRASE_LIMIT:
-        raise InvalidInput(f"The passphrase file {path} has to hold one line, the passphrase, of at most 4096 bytes.")
-    return text

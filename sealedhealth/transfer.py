@@ -6,6 +6,7 @@ sealer while its digests are made in other threads.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,10 @@ Progress = Callable[[int], None]
 def hashers() -> ThreadPoolExecutor:
     """Threads that hash segments: hashing releases the interpreter lock, sealing does not."""
     return ThreadPoolExecutor(2, thread_name_prefix="sealedhealth-hash")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=hashers.cache_clear)  # threads stay behind
 
 
 class SealWriter:

@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +28,8 @@ from sealedhealth.stores import open_store
 
 #: Every call by which this package changes a disk. Syncs are left out: a killed process loses nothing unsynced.
 STEPS = ("open", "write", "pwrite", "link", "replace", "rename", "unlink", "mkdir", "rmdir")
+#: Every call that can report that the disk fails.
+FALLIBLE = (*STEPS, "fsync")
 #: Files larger than this are streamed here, so that a stream needs no megabytes.
 SMALL = 4096
 PIECE = 65536
@@ -50,14 +52,15 @@ class Watch:
     raise, or do nothing.
     """
 
-    def __init__(self, at: Callable[[int, str], None] = lambda *_: None) -> None:
+    def __init__(self, at: Callable[[int, str], None] = lambda *_: None, names: Sequence[str] = STEPS) -> None:
         self.steps = 0
         self._at = at
+        self._names = names
 
     @contextmanager
     def watching(self) -> Iterator[Watch]:
         """Watch every step until the end of the block."""
-        originals = {name: getattr(os, name) for name in STEPS}
+        originals = {name: getattr(os, name) for name in self._names}
         for name, original in originals.items():
             setattr(os, name, self._watched(name, original))
         try:
@@ -105,7 +108,7 @@ def failing(step: int, number: int, *, always: bool) -> Watch:
         if now == step or (always and now > step):
             raise OSError(number, os.strerror(number), name)
 
-    return Watch(at)
+    return Watch(at, FALLIBLE)
 
 
 # --- children ------------------------------------------------------------------------------

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from sealedhealth.cli.app import main
+import sys
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line on the arguments of this process, and exit."""
+    # Imported here, so that a Ctrl-C in the first tenth of a second is no traceback either.
+    try:
+        from sealedhealth.cli import app
+    except KeyboardInterrupt:
+        sys.exit(130)
+    app.main()

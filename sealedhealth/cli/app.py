@@ -137,7 +137,15 @@ def main(args: Sequence[str] | None = None) -> None:
     output.prepare(json_asked="--json" in arguments)
     # How containers are stopped: time enough to take back what an unfinished commit has stored.
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(arguments))
+    status = run(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = BROKEN_PIPE
+    if status == BROKEN_PIPE:
+        # The reader of our output is gone (`… | head`): say nothing, and keep the interpreter from flushing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
@@ -158,8 +166,6 @@ def run(arguments: list[str]) -> int:
         output.usage_error(error)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output is gone (`… | head`): say nothing, and keep the interpreter from flushing again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except SealedHealthError as error:
         _debug(error)
@@ -177,7 +183,7 @@ def run(arguments: list[str]) -> int:
 
 def _debug(error: BaseException) -> None:
     """The traceback, when asked for: source lines only, never the values of variables."""
-    if os.environ.get("SEALEDHEALTH_DEBUG"):
+    if os.environ.get("SEALEDHEALTH_DEBUG", "0") not in {"", "0"}:
         traceback.print_exception(error, file=sys.stderr)
 
 

@@ -54,23 +54,24 @@ def _init(profile_name: str | None, development: bool) -> None:
 
 @verb("list")
 def _list(profile_name: str | None) -> None:
-    """List the keystore and the datasets it holds keys for.
+    """List the keystore and the datasets it holds keys for. Needs no passphrase.
 
     Examples
     --------
     sealedhealth keystore list
     sealedhealth keystore list --profile cardio-job --json
     """
-    from sealedhealth.profiles import connect
+    from sealedhealth.keys.local import LocalKeyService, keystore_mode
 
     chosen = profile(profile_name)
-    context = connect(chosen)
-    label = context.service.capabilities().label
+    development = keystore_mode(chosen.keystore) == "development"
+    service = LocalKeyService.open(chosen.keystore, passphrase=None if development else _not_needed)
+    label = service.capabilities().label
     output.emit(
         {"keystore": str(chosen.keystore), "label": label, "profile": chosen.name},
         f"{chosen.keystore} [{label}]",
     )
-    datasets = context.registry.datasets()
+    datasets = service.datasets()
     for ref in datasets:
         output.emit({"dataset": ref.dataset_id.hex(), "urls": list(ref.urls), "destroyed": ref.destroyed})
     if datasets:
@@ -83,6 +84,10 @@ def _list(profile_name: str | None) -> None:
         )
     else:
         output.line("No dataset yet.")
+
+
+def _not_needed() -> str:
+    raise AssertionError("the registry is not under the passphrase")
 
 
 @verb("backup")

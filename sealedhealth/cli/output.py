@@ -66,15 +66,20 @@ def set_json(on: bool) -> None:
 def emit(document: Mapping[str, Any], text: str | None = None) -> None:
     """One result: *document* as a line of JSON, or *text* for a human (nothing when ``None``)."""
     if _json:
-        click.echo(json.dumps(document, ensure_ascii=False, default=_plain))
+        _write(json.dumps(document, ensure_ascii=False, default=_plain))
     elif text is not None:
-        click.echo(text)
+        _write(text)
 
 
 def line(text: str = "") -> None:
     """A line for a human; nothing in JSON mode."""
     if not _json:
-        click.echo(text)
+        _write(text)
+
+
+def _write(text: str) -> None:
+    # Not by click, which flushes every line: a listing may have a million.
+    sys.stdout.write(text + "\n")
 
 
 def note(text: str) -> None:
@@ -107,7 +112,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequ
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(parts).rstrip())
+        _write("  ".join(parts).rstrip())
 
 
 def fields(document: Mapping[str, Any], indent: str = "") -> str:

@@ -10,8 +10,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from sealedhealth.dataset.plan import Links, Upload, batches, inside, plan_get, plan_put
-from sealedhealth.dataset.progress import Bar, progress_bar
+from sealedhealth.dataset.progress import Bar, bar_for
 from sealedhealth.dataset.tree import Change, differences, files_under, pairs
+from sealedhealth.dataset.upkeep import Upkeep, parse_id
 from sealedhealth.errors import AccessDenied, InvalidInput, NotFound
 from sealedhealth.log.roster import Settings
 from sealedhealth.profiles import Profile, connect, load_profile
@@ -21,8 +22,6 @@ from sealedhealth.session.engine import Engine
 if TYPE_CHECKING:
     from sealedhealth.fs import SealedFileSystem, SealedTransaction
     from sealedhealth.session import CommitInfo, Snapshot, Transaction, View
-    from sealedhealth.session.maintenance import CheckpointReport, CollectReport, DestroyReport, RewrapReport
-    from sealedhealth.session.verify import VerifyReport
 
 __all__ = ["Change", "Dataset", "Transferred"]
 
@@ -40,7 +39,7 @@ class Transferred:
     commits: tuple[int, ...] = ()  #: sequence numbers
 
 
-class Dataset:
+class Dataset(Upkeep):
     """One sealed dataset, at one snapshot.
 
     Made by :meth:`create` and :meth:`open`. Reading shows the snapshot at opening, and own commits at once;
@@ -89,7 +88,7 @@ class Dataset:
         IntegrityError
             It is not what its authors signed, or older than what is known to exist.
         """
-        wanted = _id(dataset_id, "dataset") if dataset_id is not None else None
+        wanted = parse_id(dataset_id, "dataset") if dataset_id is not None else None
         return cls(Session.open(_place(url), _profile(profile), dataset_id=wanted, at=at))
 
     @classmethod
@@ -107,7 +106,7 @@ class Dataset:
         """
         known = _profile(profile)
         registry = connect(known).registry
-        before = registry.lookup(_id(dataset_id, "dataset").hex())
+        before = registry.lookup(parse_id(dataset_id, "dataset").hex())
         place = normal_url(_place(url))
         registry.register(replace(before, urls=(*before.urls, place) if also else (place,)))
         for url_before in before.urls:
@@ -237,7 +236,7 @@ class Dataset:
         commit_every:
             Commit whenever so many bytes are sealed; an interruption then loses only what came after.
         message:
-            What the commits are about; sealed.
+            What the commits are about; sealed. A transaction that is open has its own.
         progress:
             ``True`` for a bar on the terminal.
 
@@ -257,7 +256,7 @@ class Dataset:
         wanted = [upload for upload in uploads if not (update and view is not None and _same(view, upload))]
         size = sum(upload.size for upload in wanted)
         commits: list[int] = []
-        with _bar(progress, "sealing") as bar:
+        with bar_for(progress, "sealing") as bar:
             bar.total(size)
             for batch in batches(wanted, commit_every):
                 with self._change(message) as change:
@@ -272,7 +271,7 @@ class Dataset:
         logical = inside(path)
         if not logical or path.endswith("/"):
             raise InvalidInput("A stream needs the path of a file.", next="Give it a name: URL/path.")
-        with _bar(progress, "sealing") as bar, self._change(message) as change:
+        with bar_for(progress, "sealing") as bar, self._change(message) as change:
             writer = change.staged.writer(logical)
             try:
                 while data := stream.read(_STREAM):
@@ -336,7 +335,7 @@ class Dataset:
         plan = plan_get(self._view(), path, os.fspath(destination))
         wanted = [item for item in plan if not (update and up_to_date(item[1], item[2]))]
 
-        with _bar(progress, "opening") as bar:
+        with bar_for(progress, "opening") as bar:
             bar.total(sum(entry.size for _, entry, _ in wanted))
             download(self.session, wanted, bar.advance)
         return Transferred(len(wanted), sum(entry.size for _, entry, _ in wanted), len(plan) - len(wanted))
@@ -393,78 +392,6 @@ class Dataset:
                     staged.restore(back.path, entry)
         return changes
 
-    # --- upkeep -----------------------------------------------------------------------
-
-    def verify(self, *, data: bool = True, progress: bool | Bar = False) -> VerifyReport:
-        """Check the whole log and, with *data*, every byte of every object of this snapshot. Raises on failure."""
-        from sealedhealth.session.verify import verify
-
-        with _bar(progress, "verifying") as bar:
-            return verify(self.session, data=data, progress=bar.advance)
-
-    def maintain(self, *, force: bool = False) -> CheckpointReport | None:
-        """Write a checkpoint when one is due (or *force*), so that opening stays quick. Safe to run at any time."""
-        from sealedhealth.session import maintenance
-
-        return maintenance.maintain(self.session, force=force)
-
-    def gc(self, *, grace: timedelta | None = None, dry_run: bool = False) -> CollectReport:
-        """Delete objects that no kept snapshot needs; *grace* defaults to the dataset's setting."""
-        from sealedhealth.session import maintenance
-
-        return maintenance.collect(self.session, grace=grace, dry_run=dry_run)
-
-    def rotate(self) -> int:
-        """Give the key-encryption keys a new version, which wraps every data key from now on; its number."""
-        from sealedhealth.session import maintenance
-
-        return maintenance.rotate(self.session)
-
-    def rewrap(self) -> RewrapReport:
-        """Wrap every data key by the newest version; no object is touched."""
-        from sealedhealth.session import maintenance
-
-        return maintenance.rewrap(self.session)
-
-    def keys_of(self, commit: int) -> list[bytes]:
-        """The ids of the data keys that *commit* brought, those already destroyed left out."""
-        state = self.session.engine.loaded.state
-        return [
-            key_id
-            for key_id, record in state.keys.items()
-            if record.sequence == commit and key_id not in state.destroyed
-        ]
-
-    def destroy_key(self, *, commit: int | None = None, key_id: str | None = None) -> DestroyReport:
-        """Destroy the data keys of one commit, or one data key by its hexadecimal id: what they sealed is gone.
-
-        Raises
-        ------
-        NotFound
-            No such key, or the commit sealed nothing.
-        AccessDenied
-            Only the data controller may destroy.
-        """
-        from sealedhealth.session import maintenance
-
-        if (commit is None) == (key_id is None):
-            raise InvalidInput("Name either a commit or a data key.")
-        if commit is not None:
-            doomed = self.keys_of(commit)
-            if not doomed:
-                raise NotFound(
-                    f"Commit {commit} has no data key that could be destroyed.", safe="Nothing was destroyed."
-                )
-        else:
-            doomed = [_id(key_id or "", "data key")]
-        return maintenance.destroy_keys(self.session, doomed)
-
-    def destroy(self) -> None:
-        """Destroy every key of the dataset: nothing in it can ever be opened again, wherever copies lie."""
-        from sealedhealth.session import maintenance
-
-        maintenance.destroy_dataset(self.session)
-
     def _view_or_none(self) -> View | None:
         """What is there, or ``None`` for an identity that may only write."""
         try:
@@ -493,25 +420,6 @@ def _place(url: str) -> str:
 def _locate(url: str, profile: Profile) -> tuple[str, str]:
     root, path = find_root(_place(url), profile)
     return root, path + "/" if path and url.endswith("/") else path
-
-
-def _id(text: str, what: str) -> bytes:
-    try:
-        parsed = bytes.fromhex(text)
-    except ValueError:
-        parsed = b""
-    if len(parsed) != 16:
-        raise InvalidInput(f"{text!r} is no id of a {what}: that is 32 hexadecimal digits.")
-    return parsed
-
-
-@contextmanager
-def _bar(progress: bool | Bar, what: str) -> Iterator[Bar]:
-    if isinstance(progress, Bar):
-        yield progress
-    else:
-        with progress_bar(what, quiet=not progress) as bar:
-            yield bar
 
 
 def _same(view: View, upload: Upload) -> bool:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Bar", "progress_bar"]
+__all__ = ["Bar", "bar_for", "progress_bar"]
 
 
 class Bar:
@@ -64,3 +64,13 @@ def progress_bar(what: str, *, items: bool = False, quiet: bool = False) -> Iter
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=None)
         yield Bar(lambda amount: bars.advance(task, amount), lambda amount: bars.update(task, total=amount))
+
+
+@contextmanager
+def bar_for(progress: bool | Bar, what: str) -> Iterator[Bar]:
+    """What an argument ``progress=`` stands for: the caller's own bar, one on the terminal, or none."""
+    if isinstance(progress, Bar):
+        yield progress
+    else:
+        with progress_bar(what, quiet=not progress) as bar:
+            yield bar

@@ -380,8 +380,16 @@ class Catalogue:
 
     def _bounds(self, path: str) -> tuple[int, int]:
         """The rows of the segments below the directory *path*."""
+        if not path:
+            return 0, self._counts[-1]
+        start = self._rank(path + "/")
+        if start == self._counts[-1]:
+            return start, start
+        index = bisect_right(self._counts, start) - 1
+        if not self._segments[index].path(start - self._counts[index]).startswith(_key(path + "/")):
+            return start, start  # as for every file: one search is enough
         # "0" is the character after "/": it comes behind everything inside the directory.
-        return (self._rank(path + "/"), self._rank(path + "0")) if path else (0, self._counts[-1])
+        return start, self._rank(path + "0")
 
     def _ordered(self) -> tuple[list[str], list[int]]:
         """The changed paths in order, and how many files those before each add to the segments'."""

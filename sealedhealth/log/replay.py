@@ -196,7 +196,8 @@ class Log:
             except IntegrityError:
                 continue
             hint = link.checkpoint
-            return None if hint is None or hint.sequence > sequence else self.checkpoint(hint, trusted)
+            if hint is not None and hint.sequence <= sequence:
+                return self.checkpoint(hint, trusted)
         return None
 
     def _believed(self, raw: bytes, trusted: Policy) -> Link:

@@ -51,6 +51,13 @@ class Request:
     checkpoint: CheckpointRef | None = None  #: a new hint, by authors who may set it
     error: BaseException | None = None
     sequence: int | None = None
+    taken: bool = False  #: somebody's batch has it
+    offered: bool = False  #: the key service was given a link that names it, and did not surely refuse
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it may be a part of the log, whatever was reported: what it names has to stay."""
+        return self.offered or (self.taken and not self.settled)
 
     @property
     def settled(self) -> bool:
@@ -81,20 +88,30 @@ class CommitQueue:
         """
         with self._mutex:
             self._waiting.append(request)
-        with self._turn:
-            if not request.settled:
-                with self._mutex:
-                    author = request.change.author_id
-                    batch = [r for r in self._waiting if r.change.author_id == author][:MAX_CHANGES]
-                    if request not in batch:
-                        batch = [*batch[: MAX_CHANGES - 1], request]
-                    self._waiting = [r for r in self._waiting if r not in batch]
-                _commit_batch(self._engine, batch)
+        try:
+            with self._turn:
+                if not request.settled:
+                    _commit_batch(self._engine, self._batch_with(request))
+        finally:
+            with self._mutex:  # whoever was interrupted while waiting must not be committed by the next one
+                self._waiting = [r for r in self._waiting if r is not request]
         if request.error is not None:
             raise request.error
         if request.sequence is None:
             raise SealedHealthError("A commit was neither made nor refused.")
         return request.sequence
+
+    def _batch_with(self, request: Request) -> list[Request]:
+        """Take *request* and those of the same author that wait, too."""
+        with self._mutex:
+            author = request.change.author_id
+            batch = [r for r in self._waiting if r.change.author_id == author][:MAX_CHANGES]
+            if request not in batch:
+                batch = [*batch[: MAX_CHANGES - 1], request]
+            self._waiting = [r for r in self._waiting if r not in batch]
+            for taken in batch:
+                taken.taken = True
+        return batch
 
 
 def submit(engine: Engine, request: Request) -> int:
@@ -159,7 +176,9 @@ def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
             next="Ask the data controller which role and prefix this author has; if a key was rotated, try again.",
         )
     _heal(engine, loaded)
-    entry = _anchor(engine, link, raw)
+    for request in pending:
+        request.offered = True
+    entry = _anchor(engine, link, raw, pending)
     if entry is None:
         return False
     for request in pending:
@@ -172,13 +191,14 @@ def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
     return True
 
 
-def _anchor(engine: Engine, link: Link, raw: bytes) -> AnchorEntry | None:
+def _anchor(engine: Engine, link: Link, raw: bytes, pending: Sequence[Request]) -> AnchorEntry | None:
+    """Offer the link to the key service. None when somebody else was first."""
     try:
         return engine.context.anchors.create_anchor(engine.dataset_id, link.sequence, raw)
     except AnchorTaken:
         entry = engine.log.anchor(link.sequence)
-    except ServiceUnavailable as error:
-        # The request may have arrived although its answer did not.
+    except (AccessDenied, ServiceUnavailable) as error:
+        # The request may have arrived although its answer did not, or was done only in part.
         try:
             entry = engine.log.anchor(link.sequence)
         except SealedHealthError:
@@ -188,8 +208,18 @@ def _anchor(engine: Engine, link: Link, raw: bytes) -> AnchorEntry | None:
                 next="Look at `sealedhealth log` before you try again.",
             ) from error
         if entry is None:
+            if isinstance(error, AccessDenied):  # a refusal is final, a request that was lost may still arrive
+                _withdraw(pending)
             raise
-    return entry if entry is not None and entry.link == raw else None
+    if entry is not None and entry.link == raw:
+        return entry
+    _withdraw(pending)
+    return None
+
+
+def _withdraw(pending: Sequence[Request]) -> None:
+    for request in pending:
+        request.offered = False
 
 
 def _heal(engine: Engine, loaded: Loaded) -> None:

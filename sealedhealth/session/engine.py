@@ -19,7 +19,7 @@ from sealedhealth.errors import (
     RolledBack,
     SnapshotCollected,
 )
-from sealedhealth.keys.base import AuthorKey, DataKey, Kek, PolicyRef, WrappedKey
+from sealedhealth.keys.base import AnchorEntry, AuthorKey, DataKey, Kek, PolicyRef, WrappedKey
 from sealedhealth.keys.keyring import Keyring
 from sealedhealth.log.content import ContentState
 from sealedhealth.log.freshness import check_seen, check_still_anchored, check_store_not_ahead
@@ -228,17 +228,24 @@ class Engine:
             newest, entries = self.log.anchors_after(loaded.state.sequence)
             check_still_anchored(loaded.state, newest)
             if entries:
-                state = loaded.state.copy()
-                steps = self.log.replay(state, entries)
-                self.adopt(state, steps)
+                self._follow(entries)
             self._catch_up()
             return self.loaded
+
+    def _follow(self, entries: Sequence[AnchorEntry]) -> None:
+        """Go on from the current state by the anchors that come next."""
+        state = self.loaded.state.copy()
+        steps = self.log.replay(state, entries)
+        try:
+            self.adopt(state, steps)
+        except (KeyDestroyed, KeyRetired):
+            # Somebody destroyed a key that these commits were sealed with: only the newest checkpoint leads past that.
+            self._loaded = self._open_newest()
 
     def _catch_up(self) -> None:
         """Follow commits that were made while we looked; raise when the store is ahead of the anchors."""
         while self._loaded is not None and check_store_not_ahead(self.log, self._loaded.state):
-            state = self._loaded.state.copy()
-            self.adopt(state, self.log.replay(state, self.log.anchors_from(state.sequence + 1)))
+            self._follow(self.log.anchors_from(self._loaded.state.sequence + 1))
 
     def adopt(self, state: LogState, steps: Sequence[LogStep], keys: Mapping[bytes, DataKey] | None = None) -> Loaded:
         """Make *state*, reached by *steps* from the current one, the newest; *keys* are data keys at hand."""

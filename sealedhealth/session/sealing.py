@@ -179,15 +179,21 @@ class EntryWriter:
         if self.closed:
             return
         self.closed = True
+        try:
+            staged = self._store()
+        except BaseException:
+            self._give_up()
+            raise
+        self._stage(self, staged)
+
+    def _store(self) -> Staged:
         if self._large is None:
             [staged] = self._sealer.seal_many([(self.path, bytes(self._buffer), self._mtime_us)])
             self._buffer = bytearray()
-        else:
-            writer, finished, _ = self._large
-            new = finished(writer.commit())
-            mtime_us = self._sealer.now_us() if self._mtime_us is None else self._mtime_us
-            staged = Staged(self.path, new, mtime_us)
-        self._stage(self, staged)
+            return staged
+        writer, finished, _ = self._large
+        new = finished(writer.commit())
+        return Staged(self.path, new, self._sealer.now_us() if self._mtime_us is None else self._mtime_us)
 
     def discard(self) -> None:
         """Forget what was written. Harmless when repeated."""
@@ -195,5 +201,10 @@ class EntryWriter:
             return
         self.closed = True
         self._buffer = bytearray()
+        self._give_up()
+
+    def _give_up(self) -> None:
         if self._large is not None:
-            self._large[0].discard()
+            # What cannot be removed now, garbage collection finds later: the error that led here is the one to tell.
+            with suppress(SealedHealthError):
+                self._large[0].discard()

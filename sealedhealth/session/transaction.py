@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 from sealedhealth.errors import (
     AccessDenied,
     AlreadyExists,
-    ConflictError,
     InvalidInput,
     NotFound,
     SealedHealthError,
@@ -88,10 +87,11 @@ class Transaction:
         self._dirs: Counter[str] = Counter()  # directories of staged files, and how many lie under each
         self._reads: set[str] = set()
         self._tags: dict[str, int | None] = {}
+        self._no_files: set[str] = set()  # directories: looked up, and neither they nor what they lie in is a file
         self._view: CatalogueView | None = None
         self._unseen: dict[str, Entry | None] = {}  # staged since the view was made
         self._writers: set[EntryWriter] = set()
-        self._maybe_committed = False  # objects are only deleted when they surely belong to no commit
+        self._request: Request | None = None  # objects are only deleted when they surely belong to no commit
         self.closed = False
 
     # -- what it sees ---------------------------------------------------------------------------
@@ -241,8 +241,11 @@ class Transaction:
             if self._is_dir(path):
                 raise InvalidInput(f"{path!r} is a directory.", next="Put the file under another name.")
             for parent in parents(path):
+                if parent in self._no_files:
+                    break  # then what it lies in is none either
                 if self._get(parent) is not None:
                     raise InvalidInput(f"{parent!r} is a file: nothing can lie under it.")
+            self._no_files.update(parents(path)[:1])
         return path
 
     def _check_prefix(self, path: str) -> None:
@@ -289,6 +292,8 @@ class Transaction:
             self._puts[path] = entry
             self._deletes.discard(path)
         self._unseen[path] = entry
+        if entry is not None:
+            self._no_files.discard(path)
 
     # -- deleting, copying, moving, tagging ----------------------------------------------------------
 
@@ -423,7 +428,7 @@ class Transaction:
             sections=(ref,),
             sealed=(sealed,),
         )
-        request = Request(
+        request = self._request = Request(
             change=change,
             raw=change.pack(engine.sign),
             keys=self._sealer.data_keys,
@@ -432,12 +437,7 @@ class Transaction:
             puts=frozenset(self._puts),
             deletes=frozenset(self._deletes),
         )
-        self._maybe_committed = True
-        try:
-            sequence = submit(engine, request)
-        except (ConflictError, AccessDenied):
-            self._maybe_committed = False
-            raise
+        sequence = submit(engine, request)
         self._session.committed(sequence)
         return Committed(sequence, len(self._puts), len(self._deletes), sum(inventory.sizes))
 
@@ -487,7 +487,7 @@ class Transaction:
                 return
             for writer in list(self._writers):
                 writer.discard()
-            if not self._maybe_committed:
+            if self._request is None or not self._request.undecided:
                 self._sealer.drop(self._sealer.objects)
             self._finish()
 

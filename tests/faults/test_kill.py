@@ -7,21 +7,17 @@ nothing in between.  Every step of a put is always walked; of the other operatio
 and all of them with ``--long``.
 """
 
-import random
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
 
 import crashes
+import operations
 import pytest
 
 from sealedhealth.errors import KeyDestroyed, NotFound
 from sealedhealth.keys import Kek
-from sealedhealth.log.roster import Role
 from sealedhealth.profiles import connect, create_keystore
-from sealedhealth.session import create_dataset, maintenance, set_author
+from sealedhealth.session import create_dataset, maintenance
 from sealedhealth.session.verify import verify
 
 pytestmark = [
@@ -32,128 +28,15 @@ pytestmark = [
 
 SAMPLE = 12  #: steps of an operation in the short form
 WALK = 130  #: steps in the long form: all but of the operation that repeats itself forty times
-BIG = random.Random(1).randbytes(300_000)
-BASELINE = {"a/one.csv": b"one", "a/two.csv": b"two", "big.bin": BIG, "empty": b"", "gone.csv": b"to be deleted"}
-BEFORE = {
-    "a/one.csv": b"one, newer",
-    "a/two.csv": b"two",
-    "big.bin": BIG,
-    "doomed.csv": b"to be destroyed",
-    "empty": b"",
-}
 
 
 @pytest.fixture(scope="module")
 def world():
     """A machine with a dataset of seven commits, dropped objects, a tag, and files to put."""
     with crashes.new_world() as world, crashes.small_streams():
-        crashes.child(lambda: build(world))
+        crashes.child(lambda: operations.build(world))
         world.keep()
         yield world
-
-
-def build(world):
-    """Make the world that each walk begins with."""
-    profile = world.profile
-    create_keystore(profile, development=True)
-    session = create_dataset(world.url, profile)
-    with session.begin("first") as staged:
-        for path, data in BASELINE.items():
-            staged.put_bytes(path, data)
-    with session.begin("tag") as staged:
-        staged.tag("baseline")
-    with session.begin("doomed") as staged:
-        staged.put_bytes("doomed.csv", BEFORE["doomed.csv"])
-    with session.begin("second") as staged:
-        staged.put_bytes("a/one.csv", BEFORE["a/one.csv"])
-        staged.delete("gone.csv")
-        staged.put_bytes("scrap.csv", b"of no use")
-    with session.begin("third") as staged:
-        staged.delete("scrap.csv")
-    source = world.work / "source"
-    source.mkdir()
-    for index in range(4):
-        (source / f"small-{index}.csv").write_bytes(b"small %d" % index)
-    (source / "large.bin").write_bytes(BIG[::-1])
-
-
-@dataclass(frozen=True)
-class Operation:
-    """Something that a process does when it is killed, and what it should come to."""
-
-    run: Callable
-    after: dict = field(default_factory=dict)  #: paths that change; None: gone
-    whole: bool = False  #: whether the short form walks every step, too
-
-    def outcome(self):
-        """The contents after it."""
-        return {path: data for path, data in sorted({**BEFORE, **self.after}.items()) if data is not None}
-
-
-def put_small(world, session):
-    """Seal a few small files as one batch."""
-    with session.begin("put") as staged:
-        staged.put_files([(str(world.work / f"source/small-{i}.csv"), f"new/small-{i}.csv") for i in range(4)])
-
-
-def put_large(world, session):
-    """Seal one large file as a stream, in place of another."""
-    with session.begin("put") as staged:
-        staged.put_files([(str(world.work / "source/large.bin"), "big.bin")])
-
-
-def put_batch(world, session):
-    """Seal so many files that several threads write them."""
-    with session.begin("put") as staged:
-        staged.put_many({f"many/{index}": b"%d" % index for index in range(40)})
-
-
-def edit(world, session):
-    """Delete, move, copy, tag and replace in one commit."""
-    with session.begin("edit") as staged:
-        staged.delete("empty")
-        staged.move("a/two.csv", "moved.csv")
-        staged.copy("big.bin", "copy.bin")
-        staged.tag("edited")
-        staged.put_bytes("a/one.csv", b"one, edited")
-
-
-def checkpoint(world, session):
-    """Write a checkpoint and publish it."""
-    maintenance.maintain(session, force=True)
-
-
-def rewrap(world, session):
-    """Rotate the key-encryption key and wrap every data key again."""
-    maintenance.rotate(session)
-    maintenance.rewrap(session)
-
-
-def collect(world, session):
-    """Delete what nothing needs, at once."""
-    maintenance.collect(session, grace=timedelta(0))
-
-
-def change_policy(world, session):
-    """Add an author to the roster."""
-    key = session.engine.context.service.create_author("newcomer")
-    set_author(session, key.public_key, name="newcomer", roles=[Role.PRODUCER], prefix="labs")
-
-
-OPERATIONS = {
-    "put-small": Operation(put_small, {f"new/small-{i}.csv": b"small %d" % i for i in range(4)}, whole=True),
-    "put-large": Operation(put_large, {"big.bin": BIG[::-1]}, whole=True),
-    "put-batch": Operation(put_batch, {f"many/{i}": b"%d" % i for i in range(40)}),
-    "edit": Operation(
-        edit,
-        {"empty": None, "a/two.csv": None, "moved.csv": b"two", "copy.bin": BIG, "a/one.csv": b"one, edited"},
-        whole=True,
-    ),
-    "checkpoint": Operation(checkpoint),
-    "rewrap": Operation(rewrap),
-    "collect": Operation(collect),
-    "policy": Operation(change_policy),
-}
 
 
 def steps_of(total, *, whole):
@@ -187,15 +70,15 @@ def walk(world, run, check, *, whole):
     return total, verdicts
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", operations.OPERATIONS)
 def test_killed(world, name, long_walk, record_property):
     """Whatever was under way: all of it or nothing, everything committed before is whole, and work goes on."""
-    operation = OPERATIONS[name]
-    allowed = [BEFORE, operation.outcome()] if operation.after else [{}, BEFORE]
+    operation = operations.OPERATIONS[name]
+    allowed = [operations.BEFORE, operation.outcome()] if operation.after else [{}, operations.BEFORE]
 
     def check(killed):
         where = allowed if killed else allowed[1:]
-        return crashes.judge(world, where, tags={"baseline": BASELINE}) + len(allowed) - len(where)
+        return crashes.judge(world, where, tags={"baseline": operations.BASELINE}) + len(allowed) - len(where)
 
     total, verdicts = walk(world, operation.run, check, whole=operation.whole or long_walk)
     record_property("steps", total)
@@ -206,7 +89,7 @@ def test_killed(world, name, long_walk, record_property):
 
 def test_destroying_a_key(world, long_walk, record_property):
     """Until a key is gone everything opens; afterwards all else does. Doing it again finishes what was begun."""
-    spared = {path: data for path, data in BEFORE.items() if path != "doomed.csv"}
+    spared = {path: data for path, data in operations.BEFORE.items() if path != "doomed.csv"}
 
     def doomed_key(session):
         records = session.engine.loaded.state.keys.items()
@@ -218,11 +101,11 @@ def test_destroying_a_key(world, long_walk, record_property):
     def check(killed):
         session = world.open()
         found = crashes.contents(session) if killed else spared
-        assert found in [BEFORE, spared], crashes.summary(found)
+        assert found in [operations.BEFORE, spared], crashes.summary(found)
         verify(session)
         report = maintenance.destroy_keys(session, doomed_key(session))  # once more, and this time to the end
         assert report.proved > 0
-        crashes.judge(world, [spared], tags={"baseline": BASELINE})
+        crashes.judge(world, [spared], tags={"baseline": operations.BASELINE})
         return found == spared
 
     total, verdicts = walk(world, run, check, whole=long_walk)
@@ -319,7 +202,7 @@ def test_first_opening(world):
                 world.open()
 
         killed, _ = crashes.child(attempt)
-        crashes.child(lambda: crashes.judge(world, [BEFORE], tags={"baseline": BASELINE}))
+        crashes.child(lambda: crashes.judge(world, [operations.BEFORE], tags={"baseline": operations.BASELINE}))
         if not killed:
             break
     assert 2 < step < 19

@@ -19,6 +19,9 @@ import pytest
 from sealedhealth import Dataset
 from sealedhealth.profiles import create_keystore, disconnect, load_profile
 
+# A forked test process only runs what is set up here; Python 3.12 and later warn of any fork beside threads.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 SEALEDHEALTH = str(Path(sys.executable).parent / "sealedhealth")
 PHRASE = "correct-horse-battery-staple"
 
@@ -496,6 +499,7 @@ class TestPassphrases:
         del bare.env["SEALEDHEALTH_DEBUG"]
         assert "chmod" in bare.fails(4, "cat", "ds/a.csv")["next"]
         del bare.env["SEALEDHEALTH_PASSPHRASE_FILE"]
+        assert bare.json("keystore", "list")[0]["label"] == "local"
         assert "SEALEDHEALTH_PASSPHRASE_FILE" in bare.fails(4, "cat", "ds/a.csv")["next"]
 
     def test_terminal(self, bare):
@@ -597,6 +601,15 @@ class TestStreams:
         [rest] = cli.json("put", "--update", "many/", "ds")
         assert (rest["files"], rest["skipped"]) == (40 - done, done)
         assert cli.json("verify", "ds")[0]["files"] == 40
+
+    def test_broken_pipe_of_a_listing(self, full):
+        """The same when the output is so short that it is written at the very end."""
+        process = full.start("ls", "ds")
+        process.stdout.close()
+        err = process.stderr.read().decode()
+        process.stderr.close()
+        assert process.wait(60) == 141
+        assert all(line.startswith("note:") for line in err.splitlines())
 
     def test_hostile_names(self, cli):
         """Names and messages cannot steer a terminal."""

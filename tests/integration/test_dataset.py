@@ -8,11 +8,13 @@ import sys
 from datetime import timedelta
 
 import pytest
+from datasets import take_reading_away
 
 import sealedhealth as sh
 from sealedhealth import errors
 from sealedhealth.dataset import Bar
 from sealedhealth.profiles import create_keystore, disconnect, load_profile
+from sealedhealth.session.engine import Engine
 
 
 @pytest.fixture
@@ -259,6 +261,31 @@ def test_snapshots_are_pinned(ds, place):
     assert paths(other) == []
     assert other.refresh() == 1
     assert paths(other) == ["a"]
+
+
+def test_identity_that_cannot_read(ds, place):
+    """Whoever may write but not read adds files, and is refused everything else: never an empty listing."""
+    ds.put(write(place, "a"))
+    take_reading_away(ds.profile)
+    Engine.forget(ds.url, ds.profile)
+    producer = sh.Dataset.open("ds")
+    assert producer.put(write(place, "b"), "in/b").commits == (2,)
+    assert producer.put_stream(io.BytesIO(b"c"), "in/c").commits == (3,)
+    with producer.transaction():
+        producer.put("b", "in/d")
+    assert [commit.message for commit in producer.history()] == [None] * 5
+    for refused in (
+        lambda: producer.snapshot,
+        lambda: producer.get("", "out"),
+        lambda: producer.rm("a"),
+        lambda: producer.cp("a", "x"),
+        lambda: producer.diff(1),
+        lambda: producer.restore(1),
+        lambda: producer.fs.ls(""),
+    ):
+        with pytest.raises(errors.AccessDenied):
+            refused()
+    assert not (place / "out").exists()
 
 
 def test_upkeep(ds, place):

@@ -6,18 +6,24 @@ import base64
 import importlib.util
 import json
 import sys
+import uuid
 import zlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from sealedhealth.errors import DatasetMismatch, MalformedError, TamperedError, UnsupportedFormat
-from sealedhealth.keys import DataKey
+from sealedhealth.errors import DatasetMismatch, MalformedError, MissingError, TamperedError, UnsupportedFormat
+from sealedhealth.keys import AnchorEntry, DataKey
 from sealedhealth.log.changeset import ChangeSet
 from sealedhealth.log.envelope import verify_envelope
 from sealedhealth.log.link import Descriptor, Link, file_digest
+from sealedhealth.log.names import DESCRIPTOR_NAME, change_name
+from sealedhealth.log.reading import apply_content
+from sealedhealth.log.replay import Log
 from sealedhealth.log.section import Section
+from sealedhealth.stores import open_store
 
 HERE = Path(__file__).parent
 ERRORS = {
@@ -25,18 +31,24 @@ ERRORS = {
     "malformed": MalformedError,
     "unsupported": UnsupportedFormat,
     "mismatch": DatasetMismatch,
+    "missing": MissingError,
 }
 
 
-def _generator():
-    spec = importlib.util.spec_from_file_location("log_vector_generator", HERE / "generate_log.py")
+def _generator(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up, and one generator imports the other
     spec.loader.exec_module(module)
     return module
 
 
-GENERATED = _generator().vectors()  # names come from here, so that a missing file fails
+# Names come from here, so that a missing file fails.
+GENERATED = {
+    (folder, name): vector
+    for folder in ("log", "replay")
+    for name, vector in _generator(f"generate_{folder}").vectors().items()
+}
 
 
 @dataclass(frozen=True)
@@ -115,25 +127,78 @@ def read_change_set(vector: Vector):
     }
 
 
+class Anchors:
+    """The anchors of a vector."""
+
+    def __init__(self, links):
+        self.links = links
+
+    def read_anchor(self, dataset_id, sequence):
+        """The link of this number."""
+        if not 0 <= sequence < len(self.links):
+            return None
+        return AnchorEntry(sequence, self.links[sequence], datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def read_replay(vector: Vector):
+    """Replay a whole log; ``apply_content`` is what every session does with it."""
+    held = json.loads(vector.data)
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    store.put(DESCRIPTOR_NAME, base64.b64decode(held["descriptor"]))
+    for change, data in held["changes"].items():
+        store.put(change_name(bytes.fromhex(change)), base64.b64decode(data))
+    secrets = {bytes.fromhex(name): bytes.fromhex(secret) for name, secret in held["data-keys"].items()}
+    compartment = vector.bytes("compartment")
+
+    log = Log(store, Anchors([base64.b64decode(link) for link in held["links"]]), vector.bytes("dataset-id"))
+    state = log.start()
+    steps = log.replay(state, log.anchors_from(0))
+    contents = {}
+
+    def keys(wrapped):
+        return {item.key_id: DataKey(secrets[item.key_id]) for item in wrapped}
+
+    apply_content(contents, state, steps, keys, compartments=[compartment])
+    content = contents[compartment]
+    bad = {refusal.change_id: "refused" for refusal in state.refusals}
+    bad |= {refusal.change_id: "section refused" for refusal in content.refusals}
+    outcome = [
+        ", ".join(dict.fromkeys(bad.get(ref.change_id, "accepted") for ref in step.link.changes))
+        if step.link
+        else "void"
+        for step in steps
+    ]
+    return {
+        "steps": outcome,
+        "paths": [path for path, _ in content.catalogue.items()],
+        "tags": content.tags,
+    }
+
+
 READERS = {
     "descriptor": read_descriptor,
     "link": read_link,
     "container": read_container,
     "change set": read_change_set,
+    "replay": read_replay,
 }
 
 
 def test_the_files_are_those_of_the_generator():
     """No vector is missing, stale or left over; how they are compressed may differ between machines."""
-    files = {path.stem: Vector.parse(path.read_text(encoding="utf-8")) for path in (HERE / "log").glob("*")}
-    assert files == {name: Vector.parse(vector.text()) for name, vector in GENERATED.items()}
-    assert len(files) >= 100
+    files = {
+        (folder, path.stem): Vector.parse(path.read_text(encoding="utf-8"))
+        for folder in ("log", "replay")
+        for path in (HERE / folder).glob("*")
+    }
+    assert files == {place: Vector.parse(vector.text()) for place, vector in GENERATED.items()}
+    assert len(files) >= 150
 
 
-@pytest.mark.parametrize("name", sorted(GENERATED))
-def test_vector(name):
+@pytest.mark.parametrize("place", sorted(GENERATED), ids="/".join)
+def test_vector(place):
     """Reading says what the vector says."""
-    vector = Vector.parse((HERE / "log" / f"{name}.txt").read_text(encoding="utf-8"))
+    vector = Vector.parse((HERE / place[0] / f"{place[1]}.txt").read_text(encoding="utf-8"))
     read = READERS[vector.fields["structure"]]
     if vector.fields["expect"] == "success":
         assert read(vector) == json.loads(vector.fields["result"])

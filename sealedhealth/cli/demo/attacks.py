@@ -92,12 +92,12 @@ def attacks(dataset: Dataset, places: Places, first: str, second: str) -> Iterat
     yield Attack("cut a sealed object short", first, truncate, (one,))
     yield Attack("put yesterday's copy of the host back", first, old_host, (places.host,))
     yield Attack(
-        "put yesterday's anchors back, before a client that is new here",
+        "put yesterday's anchors back, for a new client",
         first,
         old_anchors_new_client,
         (places.anchors, places.state),
     )
-    yield Attack("put both back, before a client that was here today", first, both_old, (places.host, places.anchors))
+    yield Attack("put both back, for a client that was here today", first, both_old, (places.host, places.anchors))
 
 
 def try_attack(attack: Attack, scratch: Path, read: Callable[[str], object]) -> Outcome:

@@ -1,0 +1,129 @@
+"""A dataset with a history, and everything that is done to one: what the fault tests interrupt."""
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sealedhealth.errors import AlreadyExists
+from sealedhealth.log.roster import Role
+from sealedhealth.profiles import create_keystore
+from sealedhealth.session import create_dataset, maintenance, set_author
+
+BIG = random.Random(1).randbytes(300_000)
+BASELINE = {"a/one.csv": b"one", "a/two.csv": b"two", "big.bin": BIG, "empty": b"", "gone.csv": b"to be deleted"}
+BEFORE = {
+    "a/one.csv": b"one, newer",
+    "a/two.csv": b"two",
+    "big.bin": BIG,
+    "doomed.csv": b"to be destroyed",
+    "empty": b"",
+}
+
+
+def build(world):
+    """Make the world that each walk begins with."""
+    profile = world.profile
+    create_keystore(profile, development=True)
+    session = create_dataset(world.url, profile)
+    with session.begin("first") as staged:
+        for path, data in BASELINE.items():
+            staged.put_bytes(path, data)
+    with session.begin("tag") as staged:
+        staged.tag("baseline")
+    with session.begin("doomed") as staged:
+        staged.put_bytes("doomed.csv", BEFORE["doomed.csv"])
+    with session.begin("second") as staged:
+        staged.put_bytes("a/one.csv", BEFORE["a/one.csv"])
+        staged.delete("gone.csv")
+        staged.put_bytes("scrap.csv", b"of no use")
+    with session.begin("third") as staged:
+        staged.delete("scrap.csv")
+    source = world.work / "source"
+    source.mkdir()
+    for index in range(4):
+        (source / f"small-{index}.csv").write_bytes(b"small %d" % index)
+    (source / "large.bin").write_bytes(BIG[::-1])
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something that a process does when it is killed, and what it should come to."""
+
+    run: Callable
+    after: dict = field(default_factory=dict)  #: paths that change; None: gone
+    whole: bool = False  #: whether the short form walks every step, too
+
+    def outcome(self):
+        """The contents after it."""
+        return {path: data for path, data in sorted({**BEFORE, **self.after}.items()) if data is not None}
+
+
+def put_small(world, session):
+    """Seal a few small files as one batch."""
+    with session.begin("put") as staged:
+        staged.put_files([(str(world.work / f"source/small-{i}.csv"), f"new/small-{i}.csv") for i in range(4)])
+
+
+def put_large(world, session):
+    """Seal one large file as a stream, in place of another."""
+    with session.begin("put") as staged:
+        staged.put_files([(str(world.work / "source/large.bin"), "big.bin")])
+
+
+def put_batch(world, session):
+    """Seal so many files that several threads write them."""
+    with session.begin("put") as staged:
+        staged.put_many({f"many/{index}": b"%d" % index for index in range(40)})
+
+
+def edit(world, session):
+    """Delete, move, copy, tag and replace in one commit."""
+    with session.begin("edit") as staged:
+        staged.delete("empty")
+        staged.move("a/two.csv", "moved.csv")
+        staged.copy("big.bin", "copy.bin")
+        staged.tag("edited")
+        staged.put_bytes("a/one.csv", b"one, edited")
+
+
+def checkpoint(world, session):
+    """Write a checkpoint and publish it."""
+    maintenance.maintain(session, force=True)
+
+
+def rewrap(world, session):
+    """Rotate the key-encryption key and wrap every data key again."""
+    maintenance.rotate(session)
+    maintenance.rewrap(session)
+
+
+def collect(world, session):
+    """Delete what nothing needs, at once."""
+    maintenance.collect(session, grace=timedelta(0))
+
+
+def change_policy(world, session):
+    """Add an author to the roster."""
+    service = session.engine.context.service
+    with suppress(AlreadyExists):  # when this is not the first try
+        service.create_author("newcomer")
+    key = service.author("newcomer")
+    set_author(session, key.public_key, name="newcomer", roles=[Role.PRODUCER], prefix="labs")
+
+
+OPERATIONS = {
+    "put-small": Operation(put_small, {f"new/small-{i}.csv": b"small %d" % i for i in range(4)}, whole=True),
+    "put-large": Operation(put_large, {"big.bin": BIG[::-1]}, whole=True),
+    "put-batch": Operation(put_batch, {f"many/{i}": b"%d" % i for i in range(40)}),
+    "edit": Operation(
+        edit,
+        {"empty": None, "a/two.csv": None, "moved.csv": b"two", "copy.bin": BIG, "a/one.csv": b"one, edited"},
+        whole=True,
+    ),
+    "checkpoint": Operation(checkpoint),
+    "rewrap": Operation(rewrap),
+    "collect": Operation(collect),
+    "policy": Operation(change_policy),
+}
