@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
 import time
@@ -126,7 +127,7 @@ def test_retries_are_spread(service: VaultKeyService, vault_proxy: FaultyProxy, 
     times = []
     service.client.observe = lambda call: times.append(time.monotonic())
     service.generate(kek)
-    pauses = [after - before for before, after in zip(times, times[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
     assert len(pauses) == 3
     assert len({round(pause, 3) for pause in pauses}) == 3
     assert all(0.02 < pause < 1 for pause in pauses)
@@ -322,7 +323,7 @@ class TestTokens:
         service = connect_vault(token=token)
         service.create_anchor(bytes(16), secrets.randbits(50), b"link")
         vault_server.raw.must("POST", "auth/token/revoke", {"token": token})
-        with pytest.raises(AccessDenied, match="expired, revoked|expired, was revoked"):
+        with pytest.raises(AccessDenied, match="was revoked"):
             service.read_anchor(bytes(16), 0)
 
     def test_expired(self, connect_vault, vault_server: VaultServer):

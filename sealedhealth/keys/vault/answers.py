@@ -20,7 +20,7 @@ from sealedhealth.errors import (
     Throttled,
 )
 
-__all__ = ["Answer", "VaultRefusal", "error_of", "lags", "retry_after", "retryable", "warnings_of"]
+__all__ = ["Answer", "VaultRefusal", "error_of", "lags", "leaderless", "retry_after", "retryable", "warnings_of"]
 
 _LONG_WORD = re.compile(r"[A-Za-z0-9+/=_.:\-]{20,}")
 _FAILOVER = ("local node not active", "node is not active", "no active", "error during forwarding")
@@ -84,6 +84,11 @@ def shown(text: str) -> str:
 def lags(answer: Answer) -> bool:
     """Whether this is a standby's answer that it has not caught up with the index it was sent."""
     return answer.status == 412 or (answer.status == 429 and not answer.messages)
+
+
+def leaderless(answer: Answer) -> bool:
+    """Whether this is a standby's answer that it has no active node to hand the request on to."""
+    return answer.status == 307 or (answer.status == 500 and any(part in answer.messages for part in _FAILOVER))
 
 
 def retryable(answer: Answer, *, idempotent: bool) -> bool:

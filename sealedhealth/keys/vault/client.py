@@ -15,7 +15,16 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn, SupportsIndex
 
 from sealedhealth.errors import AccessDenied, IntegrityError, SealedHealthError, ServiceUnavailable, StaleReplica
-from sealedhealth.keys.vault.answers import Answer, error_of, lags, retry_after, retryable, shown, warnings_of
+from sealedhealth.keys.vault.answers import (
+    Answer,
+    error_of,
+    lags,
+    leaderless,
+    retry_after,
+    retryable,
+    shown,
+    warnings_of,
+)
 from sealedhealth.keys.vault.clock import ServerClock
 from sealedhealth.keys.vault.config import VaultConfig
 from sealedhealth.keys.vault.hidden import HiddenText
@@ -239,7 +248,9 @@ class VaultClient:
             wait = 0.0
             if answer is not None:
                 sealed = answer.status == 503 and attempt + 1 >= SEALED_ATTEMPTS
-                if answer.ok or sealed or not retryable(answer, idempotent=idempotent):
+                # A standby whose leader has just died sends us to that one: another will be chosen.
+                waits = answer.status == 307 and bool(self._index)
+                if answer.ok or sealed or not (waits or retryable(answer, idempotent=idempotent)):
                     return answer
                 wait = retry_after(answer)
             elif isinstance(failure, Lost) and not idempotent:
@@ -274,18 +285,17 @@ class VaultClient:
         sent = received = 0
         try:
             done = self._wire.exchange(method, path, body, token=token, headers=sending)
-        except (NotSent, Lost) as error:
-            failure = error
-        else:
             answer, sent, received = done.answer, done.sent, done.received
             self.clock.heard(answer.headers.get("date", ""), begun, time.monotonic())
             self._remember_index(answer.headers.get(INDEX.lower(), ""))
-        with self._lock:
-            self._calls[_shape(method, path)] += 1
-        if self.observe is not None:
-            self.observe(
-                Call(method, path, answer.status if answer else 0, answer.request_id if answer else "", sent, received)
-            )
+        except (NotSent, Lost) as error:
+            failure = error
+        finally:
+            with self._lock:
+                self._calls[_shape(method, path)] += 1
+            if self.observe is not None:
+                status, number = (answer.status, answer.request_id) if answer is not None else (0, "")
+                self.observe(Call(method, path, status, number, sent, received))
         return answer, failure
 
     # -- token ------------------------------------------------------------------------------
@@ -414,14 +424,16 @@ class VaultClient:
         begun = time.monotonic()
         token = self._token()
         credential = self._credential
-        if credential is not None and credential.renewable:
-            answer = self._persistently("POST", "auth/token/renew-self", {}, token, idempotent=True)
-        else:  # a root or batch token cannot be renewed; the default policy lets every token wrap
-            answer = self._wrap_nothing(token)
-        if answer.ok and INDEX.lower() in answer.headers:
+        answer: Answer | None = None
+        with contextlib.suppress(Lost):  # a node that waits for a leader which does not answer it
+            if credential is not None and credential.renewable:
+                answer = self._persistently("POST", "auth/token/renew-self", {}, token, idempotent=True)
+            else:  # a root or batch token cannot be renewed; the default policy lets every token wrap
+                answer = self._wrap_nothing(token)
+        if answer is not None and answer.ok and INDEX.lower() in answer.headers:
             self._fresh_since = max(self._fresh_since, begun)
             return
-        if not answer.ok and not lags(answer) and answer.status != 403:
+        if answer is not None and not (answer.ok or lags(answer) or leaderless(answer) or answer.status == 403):
             raise error_of(answer, "asking for a fresh index")
         raise StaleReplica(
             "The Vault's node cannot show that it is in touch with its cluster.",

@@ -221,8 +221,8 @@ def read_secret(path: Path, what: str, *, private: bool = True) -> HiddenText:
         raise AccessDenied(
             f"The file {path} with the {what} cannot be read: {error.strerror}.", next="Correct the profile."
         ) from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise InvalidInput(f"{path} is no file that could hold the {what}.")
         if private and (status.st_mode & 0o077 or status.st_uid not in {0, os.geteuid()}):
@@ -231,7 +231,9 @@ def read_secret(path: Path, what: str, *, private: bool = True) -> HiddenText:
                 safe="It was not used.",
                 next=f"Have the {what} replaced, for others may have read it; then chmod 600 {path}.",
             )
-        content = HiddenText(file.read(MAX_SECRET_SIZE + 1).decode("ascii", "replace").strip())
+        content = HiddenText(os.read(descriptor, MAX_SECRET_SIZE + 1).decode("ascii", "replace").strip())
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_SECRET_SIZE or not _SECRET.fullmatch(content):
         raise InvalidInput(f"{path} does not hold a {what} and nothing else.", safe="Nothing was sent.")
     return content

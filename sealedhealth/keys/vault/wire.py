@@ -8,6 +8,7 @@ and its client reads tokens from the environment and from the home directory.
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ __all__ = ["MAX_ANSWER_SIZE", "Lost", "NotSent", "Wire"]
 
 MAX_ANSWER_SIZE = 8 * 2**20
 POOL_SIZE = 32
+CONNECT_S = 10.0
 _SECRETS = {"plaintext", "client_token", "secret_id", "token", "id"}
 
 
@@ -120,10 +122,14 @@ class Wire:
         except ServiceUnavailable:
             raise
         except requests.exceptions.SSLError as error:
-            failure = NotSent(
-                f"The Vault at {self._config.host} could not prove who it is: {_reason(error)}.",
-                safe="Nothing was sent.",
-                next="Check the certificate authority and the client certificate in the profile.",
+            failure = (
+                self._lost(error)
+                if not _untrusted(error)
+                else ServiceUnavailable(
+                    f"The Vault at {self._config.host} could not prove who it is: {_reason(error)}.",
+                    safe="Nothing was sent.",
+                    next="Check the certificate authority and the client certificate in the profile.",
+                )
             )
         except (requests.exceptions.ConnectTimeout, requests.exceptions.InvalidURL) as error:
             failure = self._not_sent(error)
@@ -138,7 +144,9 @@ class Wire:
     def _exchange(self, method: str, url: str, content: HiddenText | None, headers: dict[str, str]) -> Sent:
         limit = self._config.timeout_s
         deadline = time.monotonic() + limit
-        with self._adapter.request(method, url, headers=headers, data=content, timeout=limit) as response:
+        with self._adapter.request(
+            method, url, headers=headers, data=content, timeout=(min(limit, CONNECT_S), limit)
+        ) as response:
             raw = bytearray()
             # Not iter_content, which waits for whole pieces: a peer that drips could keep us for ever.
             while part := response.raw.read1(65536):
@@ -181,6 +189,7 @@ def _parsed(raw: bytearray, status: int) -> Mapping[str, Any]:
         broken = not isinstance(parsed, dict)
     if isinstance(parsed, dict) and not broken:
         return parsed
+    raw.clear()  # half an answer may hold a key, and a traceback would show it
     if 200 <= status < 300:
         raise ServiceUnavailable(
             "What answers at the Vault's address is not a Vault.",
@@ -193,6 +202,11 @@ def _parsed(raw: bytearray, status: int) -> Mapping[str, Any]:
 def _hiding(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose secret members do not show."""
     return {name: HiddenText(value) if name in _SECRETS and isinstance(value, str) else value for name, value in pairs}
+
+
+def _untrusted(error: BaseException) -> bool:
+    """Whether the other side's certificate was refused: asking again would not help."""
+    return any(isinstance(cause, ssl.SSLCertVerificationError | ssl.CertificateError) for cause in _causes(error))
 
 
 def _never_connected(error: BaseException) -> bool:
