@@ -100,7 +100,7 @@ def bao() -> str:
 
 
 @contextlib.contextmanager
-def dev_server(folder: Path) -> Iterator[VaultServer]:
+def dev_server(folder: Path, *, mount: bool = True) -> Iterator[VaultServer]:
     """A server that keeps all in memory, with the engines mounted."""
     (port,) = servers.free_ports(1)
     address = f"http://127.0.0.1:{port}"
@@ -109,7 +109,8 @@ def dev_server(folder: Path) -> Iterator[VaultServer]:
     with servers._running([*command, "-dev-no-store-token"], folder) as process:
         servers._wait_until_up(f"{address}/v1/sys/health", process, folder)
         server = VaultServer(address, token, process.pid, folder=folder)
-        server.mount()
+        if mount:
+            server.mount()
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,9 @@ def _policy(profile_name: str | None, role: str, url: str | None) -> None:
 @click.option("--max-ttl", type=DURATION, metavar="SPAN", help="Life of a token with all its renewals (default: 24h).")
 @click.option("--secret-id-ttl", type=DURATION, metavar="SPAN", help="Life of a secret id (default: 30d).")
 @click.option("--secret-id-uses", type=click.IntRange(0), default=0, help="Logins per secret id (default: any number).")
+@click.option(
+    "--secret-id-file", metavar="FILE", help="Where MEMBER will keep its secret id (default: MEMBER.secret-id)."
+)
 @click.option("--cidr", multiple=True, metavar="NET", help="Network it may log in from; may be repeated.")
 @_dry_run
 @_yes
@@ -130,11 +134,14 @@ def _enrol(
     max_ttl: timedelta | None,
     secret_id_ttl: timedelta | None,
     secret_id_uses: int,
+    secret_id_file: str | None,
     cidr: tuple[str, ...],
     dry_run: bool,
     yes: bool,
 ) -> None:
     """Make MEMBER, with ROLE on the dataset at URL: a way to log in, and a signing key if the role signs.
+
+    Prints the profile that MEMBER needs, which holds no secret.
 
     Members with a role on several datasets keep what they have: the new policy is added. A member that signs has to be
     put on the dataset's roster too, by the data controller: `vault author`.
@@ -165,12 +172,15 @@ def _enrol(
     )
     signs = role not in {"reader", "auditor", "key-administrator"}
     steps = member_plan(table.mounts, member, [*carried, policy], signs=signs, terms=terms)
-    _run(steps, client, dry_run=dry_run, yes=yes)
+    _run(steps, client, dry_run=dry_run, yes=yes, result=False)
     if dry_run:
         return
     answer = client.read(f"auth/{table.mounts.approle}/role/{member}/role-id") or {}
-    output.emit({"member": member, "role_id": answer.get("role_id")}, f'role_id = "{answer.get("role_id")}"')
-    output.note(f"Its secret id: `sealedhealth vault secret-id {member}`, wrapped, to be opened once.")
+    text = _member_profile(table, member, role, str(answer.get("role_id")), secret_id_file)
+    output.emit({"member": member, "role_id": answer.get("role_id"), "profile": text}, text)
+    output.note(
+        f"That is its profile. Its secret id: `sealedhealth vault secret-id {member}`, wrapped, to be opened once."
+    )
     if role in _ROSTER_ROLES:
         output.note(f"Next, the data controller: `sealedhealth vault author {member} {url} --role {role}`.")
 
@@ -181,12 +191,14 @@ def _enrol(
 def _secret_id(profile_name: str | None, member: str, wrap_ttl: timedelta | None) -> None:
     """Make a secret id for MEMBER, and print the token it is wrapped in.
 
-    Hand the token over; the member's profile names the file it is in (`wrapped_secret_id_file`). It can be opened once:
-    a member that finds it opened has been robbed of it on the way, and says so.
+    Hand the token over. It can be opened once, so that a member who finds it opened knows that somebody else has the
+    secret id. A job that logs in once names its file as `wrapped_secret_id_file` in its profile, and opens it itself;
+    somebody who logs in again and again opens it by `bao unwrap` and keeps the secret id in a file.
 
     Examples
     --------
-    sealedhealth vault secret-id chu-lille --wrap-ttl 1h > token
+    sealedhealth vault secret-id job-7 --wrap-ttl 1h > token
+    bao unwrap -field=secret_id "$(cat token)" > chu-lille.secret-id
     """
     from sealedhealth.keys.vault.policies import check_member
 
@@ -274,6 +286,30 @@ def _vault(chosen: Profile) -> tuple[VaultTable, VaultClient]:
     return chosen.vault, client
 
 
+def _member_profile(table: VaultTable, member: str, role: str, role_id: str, file: str | None) -> str:
+    """The table of a member's profile."""
+    from sealedhealth.keys.vault.layout import KV_MOUNT, TRANSIT_MOUNT
+    from sealedhealth.keys.vault.policies import APPROLE_MOUNT
+
+    config = table.config
+    lines = [f"[profiles.{member}]", 'keys = "vault"', f"author = {json.dumps(member)}", ""]
+    lines += [f"[profiles.{member}.vault]", f"address = {json.dumps(config.address)}"]
+    lines += [f"allowed_hosts = {json.dumps(list(config.allowed_hosts))}"]
+    lines += [f"jurisdiction = {json.dumps(config.jurisdiction, ensure_ascii=False)}"]
+    for key, value, usual in (
+        ("namespace", config.namespace, ""),
+        ("transit_mount", table.mounts.transit, TRANSIT_MOUNT),
+        ("kv_mount", table.mounts.kv, KV_MOUNT),
+        ("approle_mount", table.mounts.approle, APPROLE_MOUNT),
+        ("ca_file", str(config.ca_file or ""), ""),
+    ):
+        if value != usual:
+            lines.append(f"{key} = {json.dumps(value)}")
+    lines += [f"role = {json.dumps(role)}", "", f"[profiles.{member}.vault.auth]", 'method = "approle"']
+    lines += [f"role_id = {json.dumps(role_id)}", f"secret_id_file = {json.dumps(file or f'{member}.secret-id')}"]
+    return "\n".join(lines) + "\n"
+
+
 def _dataset_keys(url: str, chosen: Profile) -> DatasetKeys:
     """What the policies of the dataset at *url* are about; needs no right to open it."""
     from sealedhealth.dataset import Dataset
@@ -290,7 +326,7 @@ def _dataset_keys(url: str, chosen: Profile) -> DatasetKeys:
     return DatasetKeys(tuple(engine.kek(compartment) for compartment in policy.compartments), engine.root_name)
 
 
-def _run(steps: Sequence[Step], client: VaultClient, *, dry_run: bool, yes: bool) -> None:
+def _run(steps: Sequence[Step], client: VaultClient, *, dry_run: bool, yes: bool, result: bool = True) -> None:
     from sealedhealth.keys.vault.setup import State, apply
 
     found = [(step, step.state(client)) for step in steps]
@@ -308,8 +344,10 @@ def _run(steps: Sequence[Step], client: VaultClient, *, dry_run: bool, yes: bool
         if not click.confirm(f"Make these {len(todo)} calls?", err=True):
             raise click.Abort
     for step, state in apply(steps, client):
-        word = "as it should be" if state is State.DONE else "done"
-        output.emit({"path": step.path, "found": state, "now": "done"}, f"{word:<16} {step.path}")
+        said = f"{'as it should be' if state is State.DONE else 'done':<16} {step.path}"
+        output.emit({"path": step.path, "found": state, "now": "done"}, said if result else None)
+        if not result:
+            output.note(said)
 
 
 def _seconds(span: timedelta | None, default: int) -> int:

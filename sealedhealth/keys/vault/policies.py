@@ -26,6 +26,7 @@ from sealedhealth.keys.base import Kek
 from sealedhealth.keys.vault.layout import KV_MOUNT, TRANSIT_MOUNT, author_key, checked_path, claim_path, dataset_path
 
 __all__ = [
+    "APPROLE_MOUNT",
     "DATASET_ROLES",
     "SITE_ROLES",
     "DatasetKeys",
