@@ -160,6 +160,10 @@ OPERATIONS: list[tuple[str, set[str], Callable[[Scene], tuple[str, str, Any]]]] 
     ("destroy an anchor's version", set(), lambda s: ("POST", s.anchor(0, "destroy"), {"versions": [1]})),
     ("delete an anchor's metadata (rollback)", set(), lambda s: ("DELETE", s.anchor(0, "metadata"), None)),
     ("change an anchor's metadata", set(), lambda s: ("POST", s.anchor(0, "metadata"), {"max_versions": 1})),
+    ("list a dataset's anchors", {*DATASET, "founder", "auditor"}, lambda s: (
+        "LIST", f"{K}/metadata/anchors/{s.world.dataset_id.hex()}/", None)),
+    ("list another dataset's anchors", {"founder", "auditor"}, lambda s: (
+        "LIST", f"{K}/metadata/anchors/{'0' * 32}/", None)),
     # --- registry
     ("look a URL up", {*DATASET, "founder", "auditor"}, lambda s: ("GET", f"{K}/data/{url_path(s.world.url)}", None)),
     ("read the dataset's record", {*DATASET, "founder", "auditor"}, lambda s: (

@@ -191,6 +191,7 @@ def _registry(mounts: Mounts, dataset_id: bytes) -> list[Rule]:
     return [
         Rule(mounts.data(f"{_URLS}/*"), ("read",), "which dataset belongs to a URL (looked up by its digest)"),
         Rule(mounts.data(dataset_path(dataset_id)), ("read",), "the dataset's newest policy"),
+        Rule(f"{mounts.kv}/metadata/{_ANCHORS}/{dataset_id.hex()}/", ("list",), "find the newest anchor at once"),
     ]
 
 
@@ -346,7 +347,10 @@ def _auditor(mounts: Mounts) -> list[Rule]:
 
 
 def _lists(mounts: Mounts) -> list[Rule]:
-    return [Rule(f"{mounts.kv}/metadata/{_DATASETS}", ("list",), "which datasets there are")]
+    return [
+        Rule(f"{mounts.kv}/metadata/{_DATASETS}", ("list",), "which datasets there are"),
+        Rule(f"{mounts.kv}/metadata/{_ANCHORS}/+/", ("list",), "find the newest anchor at once"),
+    ]
 
 
 def _no_key_leaves(mounts: Mounts, names: Iterable[str]) -> list[Rule]:
