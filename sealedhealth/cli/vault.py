@@ -10,6 +10,7 @@ import click
 
 from sealedhealth.cli import output
 from sealedhealth.cli.options import DURATION, help_text, profile, vault_client, verb
+from sealedhealth.cli.reanchor import reanchor_command
 from sealedhealth.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -275,46 +276,6 @@ def _expel(profile_name: str | None, member: str, yes: bool) -> None:
     )
 
 
-@verb("reanchor")
-@click.argument("url")
-@click.option("--dry-run", is_flag=True, help="Only say what would be anchored.")
-def _reanchor(profile_name: str | None, url: str, dry_run: bool) -> None:
-    """Anchor again what a Vault has lost that was restored from an old backup. For the data controller.
-
-    The host still has the links of the later commits. Each is checked as every reader checks it, so nothing can be
-    forged; but compare the digest with what another client saw last (`sealedhealth log --json`), since a host could
-    hold the newest commits back. Data keys that were wrapped by a version of the key that the backup does not have are
-    lost: how many is said.
-
-    Examples
-    --------
-    sealedhealth vault reanchor s3://bucket/cardio --dry-run
-    sealedhealth vault reanchor s3://bucket/cardio --profile dpo
-    """
-    from dataclasses import asdict
-
-    from sealedhealth.profiles import connect
-    from sealedhealth.session.recovery import reanchor
-    from sealedhealth.session.urls import find_root
-
-    chosen = profile(profile_name)
-    connect(chosen)
-    root, path = find_root(url, chosen)
-    if path:
-        raise click.UsageError(f"Anchors belong to a dataset: name {root}.")
-    report = reanchor(root, chosen, dry_run=dry_run)
-    done = "Would anchor" if dry_run else "Anchored"
-    lines = [
-        f"{done} {report.after - report.before} commits again: from {report.before + 1} to {report.after}."
-        if report.after > report.before
-        else "Nothing on the host is newer than the anchors.",
-        f"The newest link is {report.digest}: compare.",
-    ]
-    if report.lost_keys:
-        lines.append(f"{report.lost_keys} data keys are lost: their key-encryption key version is not in the backup.")
-    output.emit(asdict(report), "\n".join(lines))
-
-
 # --- helpers -------------------------------------------------------------------------------
 
 
@@ -392,5 +353,5 @@ def _seconds(span: timedelta | None, default: int) -> int:
     return default if span is None else int(span.total_seconds())
 
 
-for _command in (_setup, _policy, _enrol, _secret_id, _author, _expel, _reanchor):
+for _command in (_setup, _policy, _enrol, _secret_id, _author, _expel, reanchor_command):
     vault_command.add_command(_command)
