@@ -1,4 +1,4 @@
-"""A real OpenBao cluster of three nodes with raft storage, whose nodes can be killed, frozen, sealed and brought back."""
+"""A real OpenBao cluster of three nodes, which can be killed, frozen, sealed and brought back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import servers
-from vault_servers import KV, TRANSIT, RawVault, VaultServer, bao
+from vault_servers import KV, RawVault, VaultServer, bao
 
 PATIENCE_S = 60.0
 
@@ -182,8 +182,11 @@ class Cluster:
 
     def heal(self) -> None:
         """Thaw, restart and unseal whatever is not as it should be."""
+        if any(node.frozen for node in self.nodes):
+            for node in self.nodes:
+                node.thaw()
+            time.sleep(1)  # who was leader has to find out first that it is no more
         for node in self.nodes:
-            node.thaw()
             if not node.running:
                 node.start()
         for node in self.nodes:
@@ -192,31 +195,28 @@ class Cluster:
         self.until_whole()
 
     def until_whole(self) -> None:
-        """Wait until one node is active, and the others are standbys that see what it writes."""
-        leader = self.leader
+        """Wait until one node is active, all of them vote, and each sees what the active one writes."""
+        self.until(self._whole)
+
+    def _whole(self) -> bool:
+        leader = self.leader  # looked for anew each time: who was thawed may lose it only now
+        raw = self.raw(leader)
         mark = secrets.token_hex(8)
-
-        def write() -> bool:
-            body = {"options": {}, "data": {"mark": mark}}
-            known = self.raw(leader)("GET", f"{KV}/data/mark")[1].get("data") or {}
-            body["options"] = {"cas": (known.get("metadata") or {}).get("version", 0)}
-            return self.raw(leader)("POST", f"{KV}/data/mark", body)[0] == 200
-
-        def seen(node: Node) -> bool:
-            with contextlib.suppress(OSError):
-                status, answer = self.raw(node)("GET", f"{KV}/data/mark")
-                return status == 200 and answer["data"]["data"]["mark"] == mark
-            return False
-
-        def voting() -> bool:
-            status, answer = self.raw(leader)("GET", "sys/storage/raft/configuration")
-            return status == 200 and sum(s["voter"] for s in answer["data"]["config"]["servers"]) == len(self.nodes)
-
-        self.until(voting)
-        self.until(write)
-        for node in self.nodes:
-            self.until(lambda node=node: seen(node))
-        self.until(lambda: all(self.raw(node)("LIST", f"{TRANSIT}/keys")[0] in {200, 404} for node in self.nodes))
+        with contextlib.suppress(OSError, KeyError):
+            voters = raw("GET", "sys/storage/raft/configuration")[1]["data"]["config"]["servers"]
+            known = raw("GET", f"{KV}/data/mark")[1].get("data") or {}
+            body = {"options": {"cas": (known.get("metadata") or {}).get("version", 0)}, "data": {"mark": mark}}
+            if (
+                sum(voter["voter"] for voter in voters) < len(self.nodes)
+                or raw("POST", f"{KV}/data/mark", body)[0] > 200
+            ):
+                return False
+            for _ in range(20):
+                found = [self.raw(node)("GET", f"{KV}/data/mark")[1] for node in self.nodes]
+                if all(one["data"]["data"]["mark"] == mark for one in found):
+                    return True
+                time.sleep(0.05)
+        return False
 
 
 @contextlib.contextmanager

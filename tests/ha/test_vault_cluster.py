@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import vault_cluster
-from vault_cluster import Cluster, Node
+from vault_cluster import Cluster
 from vault_sessions import Site, files_of, many, put, vault_of
 
 from sealedhealth import profiles
@@ -60,15 +60,17 @@ def when(profile: Profile, part: str, action: Callable[[], object]) -> None:
     vault_of(profile).observe = watch
 
 
-def all_or_nothing(site: Site, cluster: Cluster, attempt: Callable[[], int], new: dict[str, bytes]) -> None:
-    """Run *attempt*: it succeeds or fails with one clear error; look from another machine; then try again."""
+def all_or_nothing(
+    site: Site, cluster: Cluster, attempt: Callable[[], int], new: dict[str, bytes], *, may_fail: bool = False
+) -> None:
+    """Run *attempt*: it succeeds, or where it *may_fail*, ends in one clear error; look from elsewhere; try again."""
     error: SealedHealthError | None = None
     try:
         attempt()
     except ServiceUnavailable as caught:
         error = caught
-        assert caught.what
-        assert caught.safe or caught.next
+    assert error is None or (error.what and error.safe and error.next)
+    assert error is None or may_fail
     cluster.heal()
     site.server = cluster.server()
     found = files_of(site.open(site.client()))
@@ -135,7 +137,7 @@ def test_client_of_the_killed_leader_itself(cluster: Cluster, site: Site):
     writer = site.client(address=leader.address, retry_s=1)
     session = site.open(writer)
     when(writer, "datakey", leader.kill)
-    with pytest.raises(ServiceUnavailable, match="cannot be reached|did not answer"):
+    with pytest.raises(ServiceUnavailable, match=r"cannot be reached|did not answer"):
         put(session, many(FILES))
     cluster.heal()
     assert put(session, many(FILES)) == session.sequence
@@ -162,7 +164,7 @@ def test_lost_quorum(cluster: Cluster, site: Site):
     session = site.open(writer)
     for node in cluster.standbys:
         node.kill()
-    all_or_nothing(site, cluster, lambda: put(session, many(20)), many(20))
+    all_or_nothing(site, cluster, lambda: put(session, many(20)), many(20), may_fail=True)
 
 
 # --- standbys that lag -----------------------------------------------------------------------
@@ -210,8 +212,7 @@ def test_writers_on_every_node(cluster: Cluster, site: Site):
 
     def write(at: int) -> None:
         try:
-            for turn in range(4):
-                committed.append(put(sessions[at], {f"{at}/{turn}": b"x"}))
+            committed.extend(put(sessions[at], {f"{at}/{turn}": b"x"}) for turn in range(4))
         except BaseException as error:  # noqa: BLE001 - shown below
             errors.append(error)
 
@@ -228,25 +229,21 @@ def test_writers_on_every_node(cluster: Cluster, site: Site):
 # --- standbys that are cut off ---------------------------------------------------------------
 
 
-def _cut_off(cluster: Cluster, node: Node) -> None:
-    for other in cluster.nodes:
-        if other is not node:
-            other.freeze()
-
-
-def test_standby_cut_off_from_its_cluster(cluster: Cluster, site: Site):
-    """The others are gone: what the node still has may be old, and is not taken for the newest."""
+@pytest.mark.parametrize("how", ["freeze", "kill"])
+def test_standby_cut_off_from_its_cluster(cluster: Cluster, site: Site, how: str):
+    """The others are silent or gone: what the node still has may be old, and is not taken for the newest."""
     standby = cluster.standbys[0]
-    reader = site.client(address=standby.address, retry_s=1, timeout_s=3)
+    reader = site.client(address=standby.address, retry_s=1, timeout_s=2)
     session = site.open(reader)
-    fresh = site.client(address=standby.address, retry_s=1, timeout_s=3)
-    _cut_off(cluster, standby)
-    begun = time.monotonic()
-    for look in (session.refresh, lambda: site.open(fresh)):
-        with pytest.raises(ServiceUnavailable) as caught:
-            look()
-        assert caught.value.what
-    assert time.monotonic() - begun < 40
+    fresh = site.client(address=standby.address, retry_s=1, timeout_s=2)
+    for other in cluster.nodes:
+        if other is not standby:
+            getattr(other, how)()
+    # Dead peers are noticed at once; frozen ones keep it waiting until our own patience ends.
+    with pytest.raises(StaleReplica if how == "kill" else ServiceUnavailable, match=r"its cluster|did not answer"):
+        session.refresh()
+    with pytest.raises(ServiceUnavailable):  # a machine that comes new cannot even log in
+        site.open(fresh)
     # The pinned snapshot stays readable: it needs no key service.
     assert files_of(session) == BEFORE
     cluster.heal()
