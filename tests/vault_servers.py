@@ -167,6 +167,7 @@ class Fault:
     carry_out: bool = False  #: pass the request on first, and lose the real answer
     cut: bool = False  #: close the connection instead of answering, or in the middle of it
     times: int = 1  #: how many requests it happens to; -1 is all of them
+    after: int = 0  #: how many requests are passed on first
     where: str = ""  #: only to requests with this in method and path
     change: Callable[[bytes], bytes] | None = None  #: alter the body of the real answer
     drip: float = 0.0  #: seconds between single bytes of the real answer
@@ -227,6 +228,9 @@ class FaultyProxy:
             self.seen.append(request)
             for fault in self.faults:
                 if fault.times and fault.where in f"{request.method} {request.path}":
+                    if fault.after:
+                        fault.after -= 1
+                        continue
                     fault.times -= 1
                     return fault
         return None

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,12 +20,16 @@ from sealedhealth.errors import AnchorTaken, InvalidInput, ServiceUnavailable, T
 from sealedhealth.keys.base import MAX_LINK_SIZE, AnchorEntry
 from sealedhealth.keys.vault.answers import Answer, error_of
 from sealedhealth.keys.vault.client import VaultClient
-from sealedhealth.keys.vault.layout import anchor_path
+from sealedhealth.keys.vault.layout import anchor_path, anchors_path
 from sealedhealth.keys.vault.wire import Lost
 
 __all__ = ["VaultAnchors", "kv_time"]
 
 _ATTEMPTS = 3
+_NUMBER = re.compile(r"[0-9]{16}")
+#: An entry that was read is remembered for this long.
+MEMORY_S = 5.0
+MEMORY_SIZE = 4096
 
 
 class VaultAnchors:
@@ -31,6 +38,9 @@ class VaultAnchors:
     def __init__(self, client: VaultClient, mount: str) -> None:
         self._client = client
         self._mount = mount
+        self._memory: dict[tuple[bytes, int], tuple[float, AnchorEntry]] = {}
+        self._may_list = True
+        self._lock = threading.Lock()
 
     def create_anchor(self, dataset_id: bytes, sequence: int, link: bytes) -> AnchorEntry:
         """Create an entry. When no answer came, read back what is there before trying again."""
@@ -63,16 +73,48 @@ class VaultAnchors:
     def read_anchor(self, dataset_id: bytes, sequence: int) -> AnchorEntry | None:
         """The entry. That there is none is believed of a node that is in touch with its cluster only.
 
-        An entry that is there needs no such care: it is the same for good.
+        An entry that is there needs no such care: it is the same for good, so one that was read is
+        remembered for some seconds, as long as opening a dataset takes.
 
         Also raises ``TamperedError`` for one that was overwritten or deleted.
         """
-        answer = self._client.request(
-            "GET",
-            self._path(dataset_id, sequence),
-            accept=(404,),
-            doubtful=lambda answer: answer.status == 404,
-        )
+        path = self._path(dataset_id, sequence)
+        now = time.monotonic()
+        with self._lock:
+            known = self._memory.get((dataset_id, sequence))
+            if known is not None and known[0] > now - MEMORY_S:
+                return known[1]
+        entry = self._read(path, dataset_id, sequence)
+        if entry is not None:
+            with self._lock:
+                if len(self._memory) >= MEMORY_SIZE:
+                    self._memory = {key: kept for key, kept in self._memory.items() if kept[0] > now - MEMORY_S}
+                if len(self._memory) < MEMORY_SIZE:
+                    self._memory[dataset_id, sequence] = now, entry
+        return entry
+
+    def last_anchor(self, dataset_id: bytes, least: int) -> int | None:
+        """See :class:`sealedhealth.keys.AnchorIndex`: one request, for those who may list."""
+        path = f"{self._mount}/metadata/{anchors_path(dataset_id)}"
+        if not self._may_list:
+            return None
+        self._client.confirm_fresh(time.monotonic())
+        try:
+            answer = self._client.request("LIST", path, accept=(403, 404))
+        except ServiceUnavailable:
+            return None  # so many that the list is too long; or whoever looks by other means will hear
+        if answer.status == 403:
+            self._may_list = False
+            return None
+        names = answer.data.get("keys")
+        numbers = {int(name) for name in names if _NUMBER.fullmatch(name)} if isinstance(names, list) else set()
+        last = least
+        while last + 1 in numbers:
+            last += 1
+        return last
+
+    def _read(self, path: str, dataset_id: bytes, sequence: int) -> AnchorEntry | None:
+        answer = self._client.request("GET", path, accept=(404,), doubtful=lambda answer: answer.status == 404)
         content = answer.data.get("data")
         metadata = answer.data.get("metadata")
         if answer.status == 404 and metadata is None:

@@ -28,6 +28,7 @@ from sealedhealth.keys.vault.answers import (
 from sealedhealth.keys.vault.clock import ServerClock
 from sealedhealth.keys.vault.config import VaultConfig
 from sealedhealth.keys.vault.hidden import HiddenText
+from sealedhealth.keys.vault.layout import checked_path
 from sealedhealth.keys.vault.login import Credential, Login
 from sealedhealth.keys.vault.wire import Lost, NotSent, Wire
 
@@ -163,6 +164,7 @@ class VaultClient:
         IntegrityError
             The answer carries a warning.
         """
+        checked_path(path)
         begun = time.monotonic()
         answer = self._authorised(method, path, body, headers, accept, idempotent)
         if doubtful is not None and doubtful(answer) and self.confirm_fresh(begun):

@@ -16,6 +16,7 @@ __all__ = [
     "MAX_SEQUENCE",
     "TRANSIT_MOUNT",
     "anchor_path",
+    "anchors_path",
     "author_key",
     "checked_name",
     "checked_path",
@@ -64,7 +65,12 @@ def anchor_path(dataset_id: bytes, sequence: int) -> str:
     """The KV path of one anchor. Raises ``InvalidInput``."""
     if not 0 <= sequence <= MAX_SEQUENCE:
         raise InvalidInput(f"A sequence number is 0 to {MAX_SEQUENCE}.")
-    return f"anchors/{_hex(dataset_id)}/{sequence:016d}"
+    return f"{anchors_path(dataset_id)}/{sequence:016d}"
+
+
+def anchors_path(dataset_id: bytes) -> str:
+    """The KV path of all anchors of a dataset. Raises ``InvalidInput``."""
+    return f"anchors/{_hex(dataset_id)}"
 
 
 def dataset_path(dataset_id: bytes) -> str:

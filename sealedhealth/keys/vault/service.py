@@ -30,9 +30,9 @@ __all__ = ["VaultKeyService"]
 class VaultKeyService:
     """Keys in the transit engine of an OpenBao or HashiCorp Vault, anchors and registry in its KV engine.
 
-    Implements :class:`~sealedhealth.keys.KeyService`, :class:`~sealedhealth.keys.AnchorStore` and
-    :class:`~sealedhealth.keys.Registry`, with one identity. Logs in when first used. Safe to
-    share among threads; not to be carried over a fork.
+    Implements :class:`~sealedhealth.keys.KeyService`, :class:`~sealedhealth.keys.AnchorStore`
+    (with :class:`~sealedhealth.keys.AnchorIndex`) and :class:`~sealedhealth.keys.Registry`, as
+    one identity. Logs in when first used. Safe to share among threads; not to be carried over a fork.
 
     Parameters
     ----------
@@ -140,6 +140,10 @@ class VaultKeyService:
     def read_anchor(self, dataset_id: bytes, sequence: int) -> AnchorEntry | None:
         """See :class:`sealedhealth.keys.AnchorStore`. ``TamperedError`` for one overwritten or deleted."""
         return self._anchors.read_anchor(dataset_id, sequence)
+
+    def last_anchor(self, dataset_id: bytes, least: int) -> int | None:
+        """See :class:`sealedhealth.keys.AnchorIndex`."""
+        return self._anchors.last_anchor(dataset_id, least)
 
     # -- Registry -------------------------------------------------------------------------
 
