@@ -122,12 +122,15 @@ def vault(tmp_path_factory, monkeypatch):
     """Start an empty OpenBao, for hidden code: profiles and the program `bao` find it in place of the page's."""
     with contextlib.ExitStack() as stack:
 
-        def start():
-            server = stack.enter_context(vault_servers.dev_server(tmp_path_factory.mktemp("bao"), mount=False))
+        def start(*, raft=False):
+            folder = tmp_path_factory.mktemp("bao")
+            running = vault_servers.raft_server(folder) if raft else vault_servers.dev_server(folder, mount=False)
+            server = stack.enter_context(running)
             monkeypatch.setenv("SEALEDHEALTH_VAULT_ADDRESS", server.address)
             monkeypatch.setenv("BAO_ADDR", server.address)
             monkeypatch.setenv("BAO_TOKEN", server.root_token)
             monkeypatch.setenv("ADMIN_TOKEN", server.root_token)
+            monkeypatch.setenv("UNSEAL_KEY", server.unseal_key)
 
         yield start
 
