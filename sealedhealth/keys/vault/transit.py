@@ -172,14 +172,15 @@ class TransitKeys:
     def _make(self, key: str, kind: Mapping[str, Any]) -> Mapping[str, Any]:
         """Make a key that is not there yet.
 
-        Transit answers as if it had made a key that existed already, so a create-only entry beside it
-        decides who made it, should two try at once.
+        OpenBao answers as if it had made a key that existed already (HashiCorp's adds a warning), so a
+        create-only entry beside it decides who made it, should two try at once.
         """
         path = f"{self._mount}/keys/{checked_name(key)}"
         if self._client.read(path) is not None:
             raise _exists(key)
         # The rest of its properties are the server's defaults, checked below: policies may forbid to name them.
-        self._client.write(path, {name: value for name, value in kind.items() if value})
+        body = {name: value for name, value in kind.items() if value}
+        self._client.request("POST", path, body, tolerate=_EXISTED)
         data = self._read(key)
         _check_properties(key, data, kind)
         claim = f"{self._kv_mount}/data/{claim_path(key)}"
