@@ -51,7 +51,7 @@ class VaultWorld:
         self.dataset_id = self.session.dataset_id
         policy, _ = self.session.engine.trusted_policy()
         self.kek = self.session.engine.kek(policy.compartments[0])
-        self.keys = DatasetKeys((self.kek,), self.session.engine.root_name)
+        self.keys = DatasetKeys((self.kek,), self.session.engine.root_name, (self.url,))
         list(apply(dataset_plan(MOUNTS, self.keys), self.admin))
         # The founder's rights end with the ceremony: from here on it is the data controller.
         self.controller = self.enrol("dpo", VaultRole.CONTROLLER, only=True)

@@ -322,7 +322,8 @@ def _dataset_keys(url: str, chosen: Profile) -> DatasetKeys:
         ) from None
     engine = dataset.session.engine
     policy, _ = engine.trusted_policy()
-    return DatasetKeys(tuple(engine.kek(compartment) for compartment in policy.compartments), engine.root_name)
+    urls = engine.context.registry.lookup(engine.dataset_id.hex()).urls
+    return DatasetKeys(tuple(engine.kek(compartment) for compartment in policy.compartments), engine.root_name, urls)
 
 
 def _run(steps: Sequence[Step], client: VaultClient, *, dry_run: bool, yes: bool, result: bool = True) -> None:

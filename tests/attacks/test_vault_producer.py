@@ -19,6 +19,8 @@ from sealedhealth.log.state import LogState
 from sealedhealth.profiles import connect
 from sealedhealth.session import set_author
 
+pytestmark = pytest.mark.vault
+
 T, K = MOUNTS.transit, MOUNTS.kv
 
 

@@ -17,6 +17,8 @@ from sealedhealth.profiles import connect, disconnect
 from sealedhealth.prove import Needle, Tap, prove, spellings
 from sealedhealth.session.maintenance import maintain
 
+pytestmark = pytest.mark.vault
+
 CANARIES = {
     "content": b"canary-2690549588157-content",
     "column": b"canary_condition_concept",

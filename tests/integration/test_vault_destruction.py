@@ -16,6 +16,8 @@ from sealedhealth.session import Session
 from sealedhealth.session.engine import Engine
 from sealedhealth.session.maintenance import destroy_dataset, destroy_keys, maintain, rewrap, rotate
 
+pytestmark = pytest.mark.vault
+
 T = MOUNTS.transit
 
 

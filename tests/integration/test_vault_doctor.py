@@ -13,6 +13,8 @@ from sealedhealth.keys.vault.policies import VaultRole, policy_name
 from sealedhealth.log.roster import Role
 from sealedhealth.profiles import connect, disconnect, load_profile
 
+pytestmark = pytest.mark.vault
+
 T = MOUNTS.transit
 
 

@@ -10,6 +10,8 @@ from sealedhealth.profiles import connect, disconnect
 from sealedhealth.session.maintenance import rewrap, rotate
 from sealedhealth.session.recovery import reanchor
 
+pytestmark = pytest.mark.vault
+
 
 @pytest.fixture
 def server(tmp_path):

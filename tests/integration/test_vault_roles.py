@@ -19,6 +19,8 @@ from sealedhealth.keys.vault.layout import anchor_path, author_key, claim_path, 
 from sealedhealth.keys.vault.policies import VaultRole
 from sealedhealth.profiles import connect
 
+pytestmark = pytest.mark.vault
+
 PAGE = Path(__file__).parents[2] / "docs" / "vault-roles.md"
 ROLES = ["producer", "reader", "curator", "rotator", "controller", "founder", "key-administrator", "auditor"]
 T, K = MOUNTS.transit, MOUNTS.kv
@@ -51,6 +53,15 @@ class Scene:
         """A number that was not used."""
         self.counter += 1
         return self.counter
+
+    def taken(self) -> int:
+        """The version of the registry's entry of a URL that another dataset has."""
+        path = f"{K}/data/{url_path('s3://bucket/taken')}"
+        status, answer = self.world.server.raw("GET", path)
+        if status == 404:
+            self.world.server.raw.must("POST", path, kv({"dataset": "0" * 32}))
+            return 1
+        return int(answer["data"]["metadata"]["version"])
 
     def anchor(self, sequence: int, tree: str = "data") -> str:
         """The path of an anchor."""
@@ -170,8 +181,10 @@ OPERATIONS: list[tuple[str, set[str], Callable[[Scene], tuple[str, str, Any]]]] 
         "GET", f"{K}/data/{dataset_path(s.world.dataset_id)}", None)),
     ("record a new policy of the dataset", {"controller", "founder"}, lambda s: (
         "POST", f"{K}/data/{dataset_path(s.world.dataset_id)}", record(s))),
-    ("give a URL to another dataset", {"founder"}, lambda s: (
+    ("register a URL that nobody has", {"controller", "founder"}, lambda s: (
         "POST", f"{K}/data/{url_path(f's3://bucket/{s.fresh()}')}", kv({"dataset": "0" * 32}))),
+    ("take another dataset's URL over", {"founder"}, lambda s: (
+        "POST", f"{K}/data/{url_path('s3://bucket/taken')}", kv({"dataset": "1" * 32}, s.taken()))),
     ("delete the dataset's record", set(), lambda s: (
         "DELETE", f"{K}/metadata/{dataset_path(s.world.dataset_id)}", None)),
     ("claim the making of a key", {"founder", "key-administrator"}, lambda s: (

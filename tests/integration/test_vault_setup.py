@@ -25,6 +25,8 @@ from sealedhealth.keys.vault.policies import (
 from sealedhealth.keys.vault.setup import State, apply, role_text, server_plan
 from sealedhealth.profiles import disconnect
 
+pytestmark = pytest.mark.vault
+
 
 @pytest.fixture
 def namespace(vault_server):
@@ -200,3 +202,20 @@ def test_the_admin_token_is_in_no_output(command, vault_server, namespace):
     ):
         _, out, err = command("vault", *arguments, "--profile", "admin")
         assert os.environ["ADMIN_TOKEN"] not in out + err
+
+
+def test_a_controller_records_a_move(command, vault_server, namespace, tmp_path):
+    """The dataset lies elsewhere: `register` by the data controller, and the old URL is free again."""
+    host, moved = tmp_path / "host", tmp_path / "moved"
+    assert command("vault", "setup", "--profile", "admin", "--yes")[0] == 0
+    _enrol(command, vault_server, namespace, tmp_path, "dpo", "founder")
+    code, out, err = command("create", str(host), "--profile", "dpo", "--json")
+    assert code == 0, err
+    dataset_id = json.loads(out)["dataset"]
+    assert command("vault", "setup", str(host), "--profile", "admin", "--yes")[0] == 0
+    _enrol(command, vault_server, namespace, tmp_path, "dpo", "controller", str(host), "--only")
+    host.rename(moved)
+    code, _, err = command("register", dataset_id, str(moved), "--profile", "dpo")
+    assert code == 0, err
+    assert command("verify", str(moved), "--profile", "admin")[0] == 0
+    assert command("verify", str(host), "--profile", "admin")[0] == 3

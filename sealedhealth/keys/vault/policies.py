@@ -23,7 +23,15 @@ from enum import StrEnum
 
 from sealedhealth.errors import InvalidInput
 from sealedhealth.keys.base import Kek
-from sealedhealth.keys.vault.layout import KV_MOUNT, TRANSIT_MOUNT, author_key, checked_path, claim_path, dataset_path
+from sealedhealth.keys.vault.layout import (
+    KV_MOUNT,
+    TRANSIT_MOUNT,
+    author_key,
+    checked_path,
+    claim_path,
+    dataset_path,
+    url_path,
+)
 
 __all__ = [
     "APPROLE_MOUNT",
@@ -109,6 +117,7 @@ class DatasetKeys:
 
     keks: tuple[Kek, ...]  #: one per compartment
     root_key: str  #: the root signing key, by the name that the key service gives it
+    urls: tuple[str, ...] = ()  #: where it is registered now
 
     def __post_init__(self) -> None:
         if len({kek.dataset_id for kek in self.keks}) != 1:
@@ -260,10 +269,11 @@ def _controller(mounts: Mounts, keys: DatasetKeys) -> list[Rule]:
             "sign the dataset's policy and tombstones",
         ),
         Rule(f"{mounts.transit}/keys/+", ("read",), "public keys of members, to put them on the roster"),
-        Rule(
-            mounts.data(dataset_path(keys.dataset_id)),
-            ("create", "read", "update"),
-            "record the newest policy",
+        Rule(mounts.data(dataset_path(keys.dataset_id)), ("create", "read", "update"), "record the newest policy"),
+        Rule(mounts.data(f"{_URLS}/*"), ("create", "read"), "register the dataset at a URL that nobody has"),
+        *(
+            Rule(mounts.data(url_path(url)), ("create", "read", "update"), "give up a URL that it moves away from")
+            for url in keys.urls
         ),
     ]
     for kek in keys.keks:
