@@ -21,7 +21,7 @@ from sealedhealth.errors import (
     Throttled,
 )
 from sealedhealth.keys import DatasetRef, Kek
-from sealedhealth.keys.vault import TokenFileLogin, VaultConfig, VaultKeyService
+from sealedhealth.keys.vault import AppRoleLogin, TokenFileLogin, TokenVariableLogin, VaultConfig, VaultKeyService
 from sealedhealth.testing.racing import race
 
 pytestmark = pytest.mark.vault
@@ -505,6 +505,42 @@ class TestFreshness:
                 service.lookup("s3://nowhere/at-all")
         finally:
             proxy.close()
+
+    def test_dead_token_is_not_taken_for_a_stale_node(self, connect_vault, raft_vault: VaultServer, monkeypatch):
+        """When the token that should fetch an index was revoked, that is what is said."""
+        token = raft_vault.raw.token_for(ttl="1h")
+        monkeypatch.setenv("OUR_TOKEN", token)
+        service = connect_vault(raft_vault, login=TokenVariableLogin("OUR_TOKEN"))
+        assert service.read_anchor(secrets.token_bytes(16), 0) is None
+        raft_vault.raw.must("POST", "auth/token/revoke", {"token": token})
+        time.sleep(1.1)  # so that the index of a moment ago does not do
+        for use in (lambda: service.lookup("s3://nowhere/at-all"), lambda: service.read_anchor(bytes(16), 0)):
+            with pytest.raises(AccessDenied, match="was revoked"):
+                use()
+
+    def test_login_gives_an_index(self, connect_vault, raft_vault: VaultServer, tmp_path):
+        """After a real login nothing more is needed for the first decision; a token that was given proves nothing."""
+        raw = raft_vault.raw
+        mount = f"approle-{secrets.token_hex(4)}"
+        raw.must("POST", f"sys/auth/{mount}", {"type": "approle"})
+        raw.must("POST", f"sys/policies/acl/{mount}", {"policy": ANCHORS})
+        raw.must("POST", f"auth/{mount}/role/job", {"token_policies": mount, "token_ttl": "1h"})
+        role_id = raw.must("GET", f"auth/{mount}/role/job/role-id")["data"]["role_id"]
+        file = tmp_path / "secret"
+        file.touch(0o600)
+        file.write_text(raw.must("POST", f"auth/{mount}/role/job/secret-id", {})["data"]["secret_id"])
+        login = AppRoleLogin(role_id, file, wrapped=False, mount=mount)
+        service = connect_vault(raft_vault, login=login)
+        begun = time.monotonic()
+        assert service.client.confirm_fresh(begun)
+        assert service.client.calls == {f"POST auth/{mount}/login": 1}
+        tokens = raw.must("LIST", "auth/token/accessors")["data"]["keys"]
+        for accessor in tokens:  # revoked in the middle: logs in again, which is fresh once more
+            found = raw("POST", "auth/token/lookup-accessor", {"accessor": accessor})[1].get("data", {})
+            if found.get("path") == f"auth/{mount}/login":
+                raw.must("POST", "auth/token/revoke-accessor", {"accessor": accessor})
+        assert service.client.confirm_fresh(time.monotonic())
+        assert service.client.calls[f"POST auth/{mount}/login"] == 2
 
     def test_root_token_has_a_way_too(self, connect_vault, raft_vault: VaultServer):
         """A token that cannot be renewed fetches its index by wrapping nothing."""

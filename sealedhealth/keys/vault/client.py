@@ -219,13 +219,7 @@ class VaultClient:
         token = self._token()
         answer = self._persistently(method, path, body, token, idempotent, headers)
         if answer.status == 403 and self._token_is_dead(token):
-            if not self._login.repeatable:
-                raise AccessDenied(
-                    f"The token that was used for {_shape(method, path)} has expired, was revoked, or is used up.",
-                    safe="What is committed stays committed; nothing was changed by this request.",
-                    next="Log in again: name a fresh token, or a login in the profile that can be repeated.",
-                )
-            self._drop(token)
+            self._drop(token, _shape(method, path))
             answer = self._persistently(method, path, body, self._token(), idempotent, headers)
         warnings = [text for text in warnings_of(answer) if not tolerate or tolerate not in text]
         if warnings:
@@ -393,7 +387,14 @@ class VaultClient:
         answer = self._persistently("GET", "auth/token/lookup-self", None, token, idempotent=True)
         return answer.status == 403
 
-    def _drop(self, token: HiddenText) -> None:
+    def _drop(self, token: HiddenText, doing: str) -> None:
+        """Forget a dead token, so that the next user logs in again. Raises ``AccessDenied`` when nobody can."""
+        if not self._login.repeatable:
+            raise AccessDenied(
+                f"The token that was used for {doing} has expired, was revoked, or is used up.",
+                safe="What is committed stays committed; nothing was changed by this request.",
+                next="Log in again: name a fresh token, or a login in the profile that can be repeated.",
+            )
         with self._tokens:
             if self._credential is not None and self._credential.token == token:
                 self._credential = None
@@ -448,6 +449,11 @@ class VaultClient:
         if answer is not None and answer.ok and INDEX.lower() in answer.headers:
             self._fresh_since = max(self._fresh_since, begun)
             return
+        if answer is not None and answer.status == 403 and self._token_is_dead(token):
+            self._drop(token, "a fresh index")
+            self._token()
+            if self._fresh_since >= begun:
+                return  # a login gives an index too
         if answer is not None and not (answer.ok or lags(answer) or leaderless(answer) or answer.status == 403):
             raise error_of(answer, "asking for a fresh index")
         raise StaleReplica(
