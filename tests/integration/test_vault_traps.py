@@ -468,16 +468,16 @@ class TestHashiCorp:
         """An index that cannot be read is passed on as it is, the last one."""
         service = connect_vault(raft_vault, token=raft_vault.raw.token_for(ttl="1h"))
         for index in ("djE6b3BhcXVl", "djE6bmV3ZXI="):
-            service.client._remember_index(index)
-            assert service.client._index == index
+            service.client.indexes.remember(index)
+            assert service.client.indexes.newest == index
 
     def test_index_never_goes_back(self, connect_vault, raft_vault: VaultServer):
         """Of one cluster's indexes the newest is kept, in whatever order answers come; nonsense is ignored."""
         service = connect_vault(raft_vault)
         indexes = [b64(json.dumps({"cluster": "x", "value": str(value)}).encode()) for value in (9, 10, 2)]
         for index in (*indexes, "", "\n", "x" * 5000):
-            service.client._remember_index(index)
-        assert service.client._index == indexes[1]
+            service.client.indexes.remember(index)
+        assert service.client.indexes.newest == indexes[1]
 
     def test_community_edition_has_no_index(self, connect_vault, raft_vault: VaultServer):
         """Its standbys forward everything: without an index it is believed, and OpenBao is not."""

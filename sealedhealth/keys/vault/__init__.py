@@ -5,7 +5,8 @@ Needs ``hvac`` (``pip install "sealedhealth[vault]"``).
 
 from __future__ import annotations
 
-from sealedhealth.keys.vault.client import Call, VaultClient
+from sealedhealth.keys.vault.calls import Call
+from sealedhealth.keys.vault.client import VaultClient
 from sealedhealth.keys.vault.config import VaultConfig
 from sealedhealth.keys.vault.login import (
     AppRoleLogin,

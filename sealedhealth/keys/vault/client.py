@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import random
 import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn, SupportsIndex
 
 from sealedhealth.errors import AccessDenied, IntegrityError, SealedHealthError, ServiceUnavailable, StaleReplica
@@ -25,33 +23,22 @@ from sealedhealth.keys.vault.answers import (
     shown,
     warnings_of,
 )
+from sealedhealth.keys.vault.calls import Call, shape
 from sealedhealth.keys.vault.clock import ServerClock
 from sealedhealth.keys.vault.config import VaultConfig
 from sealedhealth.keys.vault.hidden import HiddenText
+from sealedhealth.keys.vault.indexes import Indexes
 from sealedhealth.keys.vault.layout import checked_path
 from sealedhealth.keys.vault.login import Credential, Login
 from sealedhealth.keys.vault.wire import Lost, NotSent, Wire
 
-__all__ = ["Call", "VaultClient"]
+__all__ = ["VaultClient"]
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
 SEALED_ATTEMPTS = 4  # a sealed Vault waits for people: not worth the whole retry time
 RENEW_AT = 2 / 3  # of a lease
-MAX_INDEX_SIZE = 4096
 INDEX = "X-Vault-Index"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP request that was made, for audit and counting; no secret is in it."""
-
-    method: str
-    path: str
-    status: int  #: 0 when there was no answer
-    request_id: str  #: as in the Vault's audit log; empty when it gave none
-    sent: int  #: bytes of body
-    received: int  #: bytes of body
 
 
 class VaultClient:
@@ -80,8 +67,7 @@ class VaultClient:
         self._credential: Credential | None = None
         self._renew_at = float("inf")
         self._dies_at = float("inf")
-        self._indexes: dict[str, tuple[int, str]] = {}  # cluster: newest index seen
-        self._index = ""
+        self.indexes = Indexes()  #: sent along with every request
         self._fresh_since = float("-inf")  # when the request began that gave the last index of a login or renewal
         self._login_had_index = False
         self._ha: bool | None = None
@@ -219,17 +205,17 @@ class VaultClient:
         token = self._token()
         answer = self._persistently(method, path, body, token, idempotent, headers)
         if answer.status == 403 and self._token_is_dead(token):
-            self._drop(token, _shape(method, path))
+            self._drop(token, shape(method, path))
             answer = self._persistently(method, path, body, self._token(), idempotent, headers)
         warnings = [text for text in warnings_of(answer) if not tolerate or tolerate not in text]
         if warnings:
             raise IntegrityError(
-                f"The Vault did {_shape(method, path)} with a warning: {shown(warnings[0])}",
+                f"The Vault did {shape(method, path)} with a warning: {shown(warnings[0])}",
                 safe="The answer was not used.",
                 next="What was asked for may not be in force: check the version of the server.",
             )
         if not answer.ok and answer.status not in accept:
-            raise error_of(answer, _shape(method, path))
+            raise error_of(answer, shape(method, path))
         return answer
 
     def _persistently(
@@ -249,7 +235,7 @@ class VaultClient:
             if answer is not None:
                 sealed = "sealed" in answer.messages.lower() and attempt + 1 >= SEALED_ATTEMPTS
                 # A standby whose leader has just died sends us to that one: another will be chosen.
-                waits = answer.status == 307 and bool(self._index)
+                waits = answer.status == 307 and bool(self.indexes.newest)
                 if answer.ok or sealed or not (waits or retryable(answer, idempotent=idempotent)):
                     return answer
                 wait = retry_after(answer)
@@ -277,8 +263,8 @@ class VaultClient:
         if self._closed.is_set():
             raise SealedHealthError("This connection to the Vault is closed.", next="Open the dataset again.")
         sending = dict(headers or {})
-        if self._index:
-            sending |= {INDEX: self._index, "X-Vault-Inconsistent": "forward-active-node"}
+        if self.indexes.newest:
+            sending |= {INDEX: self.indexes.newest, "X-Vault-Inconsistent": "forward-active-node"}
         begun = time.monotonic()
         failure: ServiceUnavailable | None = None
         answer: Answer | None = None
@@ -287,12 +273,12 @@ class VaultClient:
             done = self._wire.exchange(method, path, body, token=token, headers=sending)
             answer, sent, received = done.answer, done.sent, done.received
             self.clock.heard(answer.headers.get("date", ""), begun, time.monotonic())
-            self._remember_index(answer.headers.get(INDEX.lower(), ""))
+            self.indexes.remember(answer.headers.get(INDEX.lower(), ""))
         except (NotSent, Lost) as error:
             failure = error
         finally:
             with self._lock:
-                self._calls[_shape(method, path)] += 1
+                self._calls[shape(method, path)] += 1
             if self.observe is not None:
                 status, number = (answer.status, answer.request_id) if answer is not None else (0, "")
                 self.observe(Call(method, path, status, number, sent, received))
@@ -367,7 +353,7 @@ class VaultClient:
             granted = answer.body.get("auth") if answer is not None and answer.ok else None
             if isinstance(granted, dict):
                 lease = float(granted.get("lease_duration") or 0)
-                if self._index and answer is not None and INDEX.lower() in answer.headers:
+                if self.indexes.newest and answer is not None and INDEX.lower() in answer.headers:
                     self._fresh_since = max(self._fresh_since, begun)
                 if lease > credential.lease_s / 2 or not self._login.repeatable:
                     # Near the end of its longest life a renewal gives less each time: there is no point in going on.
@@ -401,30 +387,13 @@ class VaultClient:
 
     # -- freshness ----------------------------------------------------------------------------
 
-    def _remember_index(self, index: str) -> None:
-        """Keep the newest index of each cluster that has answered; the last one is sent along."""
-        if not index or len(index) > MAX_INDEX_SIZE or not index.isascii() or not index.isprintable():
-            return
-        try:
-            parsed = json.loads(base64.b64decode(index))
-            cluster, value = str(parsed["cluster"]), int(parsed["value"])
-        except (ValueError, KeyError, TypeError):
-            cluster, value = "", 0  # HashiCorp's are sealed: the last one counts
-        with self._lock:
-            known = self._indexes.get(cluster)
-            if known is None or value >= known[0]:
-                if len(self._indexes) > 8:
-                    self._indexes.clear()
-                self._indexes[cluster] = (value, index)
-                self._index = index
-
     def _highly_available(self) -> bool:
         if self._ha is None:
             answer = self._persistently("GET", "sys/leader", None, None, idempotent=True)
             if not answer.ok:
                 raise error_of(answer, "asking for the leader")
             several = answer.body.get("ha_enabled") is not False
-            self._ha = bool(self._index) or (several and not self._standbys_only_forward())
+            self._ha = bool(self.indexes.newest) or (several and not self._standbys_only_forward())
         return self._ha
 
     def _standbys_only_forward(self) -> bool:
@@ -479,14 +448,3 @@ def _keep_alive(reference: weakref.ref[VaultClient], closed: threading.Event) ->
             return
         wait = client.renew_when_due()
         del client  # so that it can go while this thread sleeps
-
-
-def _shape(method: str, path: str) -> str:
-    """What a request is about, without names of keys or entries: short enough for an error and for counting."""
-    parts = path.split("/")
-    names = [part for part in parts if not _is_name(part)]
-    return f"{method} {'/'.join(names)}"
-
-
-def _is_name(part: str) -> bool:
-    return part.startswith("sh-") or (len(part) >= 16 and all(c in "0123456789abcdef" for c in part))
