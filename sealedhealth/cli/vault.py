@@ -180,8 +180,10 @@ def _enrol(
     output.note(
         f"That is its profile. Its secret id: `sealedhealth vault secret-id {member}`, wrapped, to be opened once."
     )
-    if role in _ROSTER_ROLES:
-        output.note(f"Next, the data controller: `sealedhealth vault author {member} {url} --role {role}`.")
+    signed = _ROSTER_ROLES if role == "controller" else [role] if role in _ROSTER_ROLES else []
+    if signed:
+        options = " ".join(f"--role {one}" for one in signed)
+        output.note(f"To commit, it has to be on the roster: `sealedhealth vault author {member} {url} {options}`.")
 
 
 @verb("secret-id")
@@ -249,6 +251,28 @@ def _author(profile_name: str | None, member: str, url: str, roles: tuple[str, .
          "commit": sequence},
         f"{member} is {'off' if remove else 'on'} the roster of {dataset.url} since commit {sequence}.",
     )  # fmt: skip
+
+
+@verb("list")
+def _list(profile_name: str | None) -> None:
+    """List the datasets that the Vault has keys for, as far as this identity may see them.
+
+    Examples
+    --------
+    sealedhealth vault list --profile auditor
+    """
+    from sealedhealth.profiles import connect
+
+    chosen = profile(profile_name)
+    _vault(chosen)
+    rows = []
+    for ref in connect(chosen).registry.datasets():
+        output.emit({"dataset": ref.dataset_id.hex(), "urls": list(ref.urls), "destroyed": ref.destroyed})
+        rows.append([ref.dataset_id.hex(), "destroyed" if ref.destroyed else "in use", " ".join(ref.urls) or "-"])
+    if rows:
+        output.table(["DATASET", "STATE", "URL"], rows)
+    else:
+        output.line("No dataset yet.")
 
 
 @verb("expel")
@@ -354,5 +378,5 @@ def _seconds(span: timedelta | None, default: int) -> int:
     return default if span is None else int(span.total_seconds())
 
 
-for _command in (_setup, _policy, _enrol, _secret_id, _author, _expel, reanchor_command):
+for _command in (_setup, _policy, _enrol, _secret_id, _author, _list, _expel, reanchor_command):
     vault_command.add_command(_command)

@@ -218,4 +218,6 @@ def test_a_controller_records_a_move(command, vault_server, namespace, tmp_path)
     code, _, err = command("register", dataset_id, str(moved), "--profile", "dpo")
     assert code == 0, err
     assert command("verify", str(moved), "--profile", "admin")[0] == 0
+    code, out, _ = command("vault", "list", "--profile", "admin")
+    assert (code, dataset_id in out, str(moved) in out) == (0, True, True)
     assert command("verify", str(host), "--profile", "admin")[0] == 3

@@ -365,19 +365,13 @@ def _lists(mounts: Mounts) -> list[Rule]:
 
 def _no_key_leaves(mounts: Mounts, names: Iterable[str]) -> list[Rule]:
     """Deny what takes key material out: more specific than a broad policy such as ``transit/*``, and so it wins."""
-    rules = []
+    paths = []
     for name in names:
-        rules += [
-            Rule(f"{mounts.transit}/export/+/{name}", ("deny",), "no key leaves Vault"),
-            Rule(f"{mounts.transit}/export/+/{name}/*", ("deny",), "no key leaves Vault"),
-            Rule(f"{mounts.transit}/backup/{name}", ("deny",), "no key leaves Vault"),
-            Rule(f"{mounts.transit}/byok-export/+/{name}", ("deny",), "no key leaves Vault"),
-        ] if name != "*" else [
-            Rule(f"{mounts.transit}/export/*", ("deny",), "no key leaves Vault"),
-            Rule(f"{mounts.transit}/backup/*", ("deny",), "no key leaves Vault"),
-            Rule(f"{mounts.transit}/byok-export/*", ("deny",), "no key leaves Vault"),
-        ]  # fmt: skip
-    return rules
+        if name == "*":
+            paths += ["export/*", "backup/*", "byok-export/*"]
+        else:
+            paths += [f"export/+/{name}", f"export/+/{name}/*", f"backup/{name}", f"byok-export/+/{name}"]
+    return [Rule(f"{mounts.transit}/{path}", ("deny",), "no key leaves Vault") for path in paths]
 
 
 def _merged(rules: Iterable[Rule]) -> list[Rule]:
