@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks import timing
 from benchmarks.report import Section, summary
 
 SECTIONS = ["memory", "files", "small", "catalogue", "reading", "keys", "startup"]
@@ -24,11 +25,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", help=f"which to run, default all: {', '.join(SECTIONS)}")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: that it runs, not how fast")
+    parser.add_argument("--patience", type=float, metavar="SECONDS", help="how long each race may wait for calm")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into FILE, between its two marks")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
 
+    if options.quick or options.patience is not None:
+        timing.PATIENCE = options.patience or 0.0
     start = _load()
     sections: list[Section] = []
     for name in options.sections or SECTIONS:

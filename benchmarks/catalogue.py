@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 from benchmarks.counting import CountedStore
 from benchmarks.places import directory, in_memory, make_file, new_dataset
@@ -15,6 +16,8 @@ from sealedhealth import Dataset
 from sealedhealth.format import Header, Kind, open_sealed, seal, sealed_size
 from sealedhealth.log.catalogue import Catalogue, Segment
 from sealedhealth.log.entry import Entry
+from sealedhealth.stores import Buffer
+from sealedhealth.stores.local import LocalStore
 
 KEY = bytes(32)
 HEADER = Header(Kind.CHECKPOINT_SECTION, bytes(16), bytes(16), bytes(16))
@@ -41,9 +44,8 @@ def run(*, quick: bool) -> Section:
                 time, memory = TARGETS[count]
                 section.figure(Figure.at_most(f"catalogue of {count:,}: load", load["seconds"], time, " s"))
                 section.figure(Figure.at_most(f"catalogue of {count:,}: memory", load["peak"], memory, " MiB"))
-            if count <= 100_000:
-                cells += _real(section, place / "hosts" / str(count), count)
-            section.row(f"{count:,} entries", *cells, *["—"] * (6 - len(cells)))
+            cells += _real(section, place / "hosts" / str(count), count)
+            section.row(f"{count:,} entries", *cells)
     return section
 
 
@@ -101,11 +103,12 @@ def load(place: str) -> dict[str, float]:
 
 def _real(section: Section, host: Path, count: int) -> list[str]:
     dataset = new_dataset(host)
-    for start in range(0, count, 50_000):
-        with dataset.session.begin() as transaction:
-            transaction.put_many(
-                {f"d/{at // 5000:03}/{at:07}.json": b"%d" % at for at in range(start, min(count, start + 50_000))}
-            )
+    with mock.patch.object(LocalStore, "put_many", _without_objects):
+        for start in range(0, count, 50_000):
+            with dataset.session.begin() as transaction:
+                transaction.put_many(
+                    {f"d/{at // 5000:03}/{at:07}.json": b"x" for at in range(start, min(count, start + 50_000))}
+                )
     dataset.maintain(force=True)
     found = [in_new_process("catalogue:open_dataset", str(host)) for _ in range(3)]
     opened = sorted(found, key=lambda one: one["seconds"])[1]
@@ -123,6 +126,14 @@ def _real(section: Section, host: Path, count: int) -> list[str]:
         seconds(opened["ls"]),
         seconds(opened["find"]),
     ]
+
+
+_put_many = LocalStore.put_many
+
+
+def _without_objects(store: LocalStore, objects: Mapping[str, Buffer]) -> None:
+    """Store the log alone: a million files would take longer to delete than all the rest."""
+    _put_many(store, {name: data for name, data in objects.items() if not name.startswith("objects/")})
 
 
 def _log_bytes(host: Path) -> int:

@@ -28,7 +28,8 @@ def run(*, quick: bool) -> Section:
         ["", "seal MB/s", "ratio", "open MB/s", "ratio"],
     )
     with directory(in_memory()) as place:
-        seal, opened = _race(place, size, rounds=2 if quick else 7)
+        seal, opened = _race(place, size, rounds=2 if quick else 5)
+    section.about += f" {opened.disturbance}"
     for name in seal.seconds:
         section.row(
             name,

@@ -446,13 +446,17 @@ def _connection_key(profile: Profile) -> tuple[object, ...]:
 
 
 def _passphrase(profile: Profile, *, creating: bool) -> str | bytes:
-    """The keystore's passphrase from the profile's file or the installed prompt; never kept."""
+    """The keystore's passphrase from the profile's file, the installed prompt or the terminal; never kept."""
     from sealedhealth.keys.local import read_passphrase_file
 
     if profile.passphrase_file is not None:
         return read_passphrase_file(profile.passphrase_file)
     if _prompt is not None:
         return _prompt(profile.keystore, creating=creating)
+    if not creating and sys.stdin is not None and sys.stdin.isatty():
+        from getpass import getpass
+
+        return getpass(f"Passphrase of {profile.keystore}: ")
     raise AccessDenied(
         f"The keystore at {profile.keystore} needs a passphrase, and there is no terminal to ask on.",
         next="Put the passphrase in a file only you can read and name it in SEALEDHEALTH_PASSPHRASE_FILE.",

@@ -14,15 +14,16 @@ import signal
 import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from sealedhealth import transfer
 from sealedhealth.profiles import Profile
-from sealedhealth.session import Session, maintenance, transaction
+from sealedhealth.session import Session, maintenance, sealing, transaction
 from sealedhealth.session.verify import verify
 from sealedhealth.stores import open_store
 
@@ -134,6 +135,17 @@ def child(action: Callable[[], Any]) -> tuple[bool, Any]:
     return False, value
 
 
+def start(action: Callable[[], Any]) -> int:
+    """Run *action* in a forked child that nobody waits for here: its process id."""
+    unread, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        _be_child(action, writing)
+    os.close(writing)
+    os.close(unread)
+    return process
+
+
 def _be_child(action: Callable[[], Any], writing: int) -> None:
     """Never returns: a child must not go on as a second test runner."""
     try:
@@ -207,12 +219,12 @@ def new_world() -> Iterator[World]:
 @contextmanager
 def small_streams() -> Iterator[None]:
     """Stream files from 4 KiB on, in pieces of 64 KiB."""
-    known = transaction.SMALL, transaction.PIECE, transfer.PIECE
-    transaction.SMALL, transaction.PIECE, transfer.PIECE = SMALL, PIECE, PIECE
-    try:
+    places = [(sealing, "SMALL", SMALL), (transaction, "SMALL", SMALL)]
+    places += [(transaction, "PIECE", PIECE), (transfer, "PIECE", PIECE)]
+    with ExitStack() as stack:
+        for module, name, value in places:
+            stack.enter_context(mock.patch.object(module, name, value))
         yield
-    finally:
-        transaction.SMALL, transaction.PIECE, transfer.PIECE = known
 
 
 # --- the judge -----------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class Operation:
     run: Callable
     after: dict = field(default_factory=dict)  #: paths that change; None: gone
     whole: bool = False  #: whether the short form walks every step, too
+    steps: int = 6  #: it has at least so many, or it does not do what it should
 
     def outcome(self):
         """The contents after it."""
@@ -115,7 +116,7 @@ def change_policy(world, session):
 
 OPERATIONS = {
     "put-small": Operation(put_small, {f"new/small-{i}.csv": b"small %d" % i for i in range(4)}, whole=True),
-    "put-large": Operation(put_large, {"big.bin": BIG[::-1]}, whole=True),
+    "put-large": Operation(put_large, {"big.bin": BIG[::-1]}, whole=True, steps=20),  # streamed, in several writes
     "put-batch": Operation(put_batch, {f"many/{i}": b"%d" % i for i in range(40)}),
     "edit": Operation(
         edit,

@@ -16,7 +16,7 @@ from sealedhealth.dataset.upkeep import Upkeep, parse_id
 from sealedhealth.errors import AccessDenied, InvalidInput, NotFound
 from sealedhealth.log.roster import Settings
 from sealedhealth.profiles import Profile, connect, load_profile
-from sealedhealth.session import Session, create_dataset, find_root, normal_url
+from sealedhealth.session import Session, create_dataset, find_root, normal_url, refuse_nesting
 from sealedhealth.session.engine import Engine
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Dataset(Upkeep):
         NotFound
             The key service does not know *dataset_id*.
         ConflictError
-            *url* belongs to another dataset.
+            *url* belongs to another dataset, lies inside one, or would hide one.
         IntegrityError
             What lies there is not this dataset, or not whole; the registry is as before.
         """
@@ -108,6 +108,7 @@ class Dataset(Upkeep):
         registry = connect(known).registry
         before = registry.lookup(parse_id(dataset_id, "dataset").hex())
         place = normal_url(_place(url))
+        refuse_nesting(place, known, but=before.dataset_id)
         registry.register(replace(before, urls=(*before.urls, place) if also else (place,)))
         for url_before in before.urls:
             Engine.forget(url_before, known)
@@ -414,7 +415,8 @@ def _profile(profile: str | Profile | None) -> Profile:
 
 def _place(url: str) -> str:
     """*url*, or for a local path the absolute one without ``..``: the registry knows one spelling of each place."""
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111 - not resolve()
+    bare = url.removeprefix("sealed::")
+    return bare if "://" in bare else os.path.abspath(os.path.expanduser(bare))  # noqa: PTH100, PTH111 - not resolve()
 
 
 def _locate(url: str, profile: Profile) -> tuple[str, str]:

@@ -55,13 +55,9 @@ class Upkeep:
         return maintenance.rewrap(self.session)
 
     def keys_of(self, commit: int) -> list[bytes]:
-        """The ids of the data keys that *commit* brought, those already destroyed left out."""
+        """The ids of the data keys that *commit* brought, destroyed ones too: a destruction can be done again."""
         state = self.session.engine.loaded.state
-        return [
-            key_id
-            for key_id, record in state.keys.items()
-            if record.sequence == commit and key_id not in state.destroyed
-        ]
+        return [key_id for key_id, record in state.keys.items() if record.sequence == commit]
 
     def destroy_key(self, *, commit: int | None = None, key_id: str | None = None) -> DestroyReport:
         """Destroy the data keys of one commit, or one data key by its hexadecimal id: what they sealed is gone.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sealedhealth.errors import MalformedError, TamperedError, WrongKey
@@ -300,7 +300,7 @@ def seal_content(
     data_key: DataKey,
     wrapped: WrappedKey,
     *,
-    reuse: Mapping[bytes, WrappedKey],
+    reuse: Collection[bytes],
     random: Callable[[int], bytes],
 ) -> tuple[list[SegmentRef], dict[bytes, bytes], ContentState]:
     """Seal one compartment for a checkpoint.
@@ -308,8 +308,7 @@ def seal_content(
     Parameters
     ----------
     reuse:
-        Data keys of earlier checkpoint segments that may be shared, by id. Segments under
-        other keys are sealed again.
+        Ids of stored segments that may be shared. All others are sealed again.
     random:
         ``os.urandom``, or something repeatable in tests.
 
@@ -329,16 +328,18 @@ def seal_content(
         refs.append(ref)
         return ref
 
-    compacted = content.catalogue.compacted()
-    for segment in compacted.segments():
+    # The segments at hand are not told where they are going to be: storing them may fail.
+    stored: list[Segment] = []
+    for segment in content.catalogue.segments():
         known = segment.ref
-        if isinstance(known, SegmentRef) and known.wrapped.key_id in reuse:
+        if isinstance(known, SegmentRef) and known.object_id in reuse:
             refs.append(known)
+            stored.append(segment)
         else:
-            segment.ref = add(segment.encode(), len(segment))
+            stored.append(segment.stored_at(add(segment.encode(), len(segment))))
     add(_pack_extra(content), 0)
     result = content.copy()
-    result.catalogue = compacted
+    result.catalogue = Catalogue.from_segments(stored)
     return refs, files, result
 
 

@@ -83,7 +83,7 @@ class ContentState:
         if change.kind is ChangeKind.POLICY:
             self.notes = dict(section.notes)
             self.name = section.compartment_name
-        fresh = {row.object_id for row in rows[: len(section.new_objects)]}
+        fresh = {row.data_key_id + row.object_id for row in rows[: len(section.new_objects)]}
         self._account(accepted.sequence, puts, section.deletes, fresh)
         if puts or section.deletes:
             self.catalogue = self.catalogue.apply(puts, section.deletes)
@@ -165,7 +165,7 @@ class ContentState:
     def _account(
         self, sequence: int, puts: Mapping[str, Entry], deletes: Iterable[str], fresh: Collection[bytes]
     ) -> None:
-        """Keep count of the uses of each object; *fresh* are the ids of this change set's own.
+        """Keep count of the uses of each object; *fresh* are this change set's own.
 
         Objects are told apart by data key and object id together: an author can repeat
         somebody else's object id, but not a data key.
@@ -178,7 +178,7 @@ class ContentState:
         for entry in puts.values():
             uid = _uid(entry)
             if uid not in uses:
-                unused = entry.object_id in fresh or self.dropped.pop(uid, None) is not None
+                unused = uid in fresh or self.dropped.pop(uid, None) is not None
                 uses[uid] = 0 if unused else self.shared.get(uid, 1)
             uses[uid] += 1
         for old in gone:

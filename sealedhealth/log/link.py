@@ -199,4 +199,6 @@ class Link:
         fields.finish()
         if not changes or len({change.change_id for change in changes}) != len(changes):
             raise MalformedError("A link names no change set, or one twice.")
+        if sum(change.size for change in changes) > MAX_FILE:
+            raise MalformedError("The change sets of a link are larger than they may be together.")
         return link

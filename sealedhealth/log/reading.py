@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from sealedhealth.errors import (
@@ -78,11 +79,14 @@ def apply_content(
     }
     data_keys |= keys([state.keys[key_id].wrapped for key_id in old - data_keys.keys()])
 
-    def key_of(key_id: bytes) -> DataKey | None:
-        if key_id in state.destroyed:
-            return None
-        if key_id in data_keys:
-            return data_keys[key_id]
+    def key_of(sequence: int, key_id: bytes) -> DataKey | None:
+        record = state.keys.get(key_id)
+        # Everybody judges alike, however many commits they replay at once: later keys do not exist yet.
+        if record is not None and record.sequence <= sequence:
+            if key_id in state.destroyed:
+                return None
+            if key_id in data_keys:
+                return data_keys[key_id]
         raise RosterViolation("It names a data key that the log does not have, or whose wrap is not genuine.")
 
     for step in steps:
@@ -90,7 +94,7 @@ def apply_content(
             for compartment in compartments:
                 if compartment in accepted.policy.compartments:
                     content = contents.setdefault(compartment, ContentState(compartment))
-                    _apply_one(content, state, accepted, sections, key_of)
+                    _apply_one(content, state, accepted, sections, partial(key_of, accepted.sequence))
 
 
 def _sections(

@@ -6,7 +6,7 @@ and change sets in order, loads checkpoints, and opens what the caller may open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -20,7 +20,7 @@ from sealedhealth.keys.base import AnchorEntry, AnchorIndex, AnchorStore, Policy
 from sealedhealth.log.changeset import CHANGE_SET_LIMIT, ChangeSet
 from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest
 from sealedhealth.log.envelope import ROOT_AUTHOR, verify_envelope
-from sealedhealth.log.link import DESCRIPTOR_SIZE, CheckpointRef, Descriptor, Link, file_digest
+from sealedhealth.log.link import DESCRIPTOR_SIZE, ChangeRef, CheckpointRef, Descriptor, Link, file_digest
 from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, checkpoint_name
 from sealedhealth.log.roster import Policy, Role
 from sealedhealth.log.state import Accepted, LogState, VoidLink
@@ -29,6 +29,7 @@ from sealedhealth.stores import ObjectStore
 __all__ = ["Log", "LogStep"]
 
 _PROBES = 8  #: anchors read at once
+_PREFETCH = 128 << 20  #: bytes of change sets fetched ahead of their links
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,8 @@ class Log:
                 link = self._believed(entry.link, trusted)
             except IntegrityError:
                 continue
+            if (link.dataset_id, link.sequence) != (self.dataset_id, sequence):
+                continue  # a genuine link in a foreign place: replayed by somebody who may create anchors
             hint = link.checkpoint
             if hint is not None and hint.sequence <= sequence:
                 return self.checkpoint(hint, trusted)
@@ -228,17 +231,22 @@ class Log:
         TamperedError
             A change set is not the one that was committed.
         """
-        fetched = dict(known or {})
-        fetched.update(self._prefetch(entries, fetched))
+        known = known or {}
+        fetched = {**known, **self._prefetch(entries, known)}
         steps: list[LogStep] = []
-        for entry in entries:
+        for index, entry in enumerate(entries):
             try:
                 link = state.check_link(entry.sequence, entry.link)
             except VoidLink as void:
                 state.skip(entry.sequence, void.what)
                 steps.append(LogStep(entry, None, void=void.what))
                 continue
+            if any(ref.change_id not in fetched for ref in link.changes):
+                fetched = {**known, **self._prefetch(entries[index:], known)}
             lacking = [ref for ref in link.changes if ref.change_id not in fetched]
+            if lacking:
+                fetched |= self._fetch(lacking)
+                lacking = [ref for ref in lacking if ref.change_id not in fetched]
             if lacking:
                 raise MissingError(
                     f"The store lacks the change set {lacking[0].change_id.hex()} of commit {link.sequence}.",
@@ -252,19 +260,29 @@ class Log:
         return steps
 
     def _prefetch(self, entries: Sequence[AnchorEntry], known: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        """All change sets that plausible links name, in one go; whether a link counts is decided later."""
-        wanted: dict[str, bytes] = {}
-        largest = 0
+        """The change sets that the next links name, in one go; whether a link counts is decided later.
+
+        Those of the first link, and of as many more as say that they fit into a bounded memory.
+        """
+        wanted: dict[bytes, ChangeRef] = {}
+        total = 0
         for entry in entries:
             try:
                 link = Link.read(Link.split(entry.link))
             except IntegrityError:
                 continue
-            for ref in link.changes:
-                if ref.change_id not in known:
-                    wanted[change_name(ref.change_id)] = ref.change_id
-                    largest = max(largest, ref.size)
-        if not wanted:
-            return {}
-        files = self.store.get_many(list(wanted), limit=largest, missing_ok=True)
-        return {wanted[name]: data for name, data in files.items()}
+            total += sum(ref.size for ref in link.changes)
+            if wanted and total > _PREFETCH:
+                break
+            wanted |= {ref.change_id: ref for ref in link.changes if ref.change_id not in known}
+        try:
+            return self._fetch(wanted.values())
+        except TamperedError:
+            return {}  # a void link may say what it likes of sizes: each link is fetched for itself then
+
+    def _fetch(self, refs: Collection[ChangeRef]) -> dict[bytes, bytes]:
+        """Those change sets that the store has, by id."""
+        names = {change_name(ref.change_id): ref.change_id for ref in refs}
+        largest = max((ref.size for ref in refs), default=0)
+        files = self.store.get_many(list(names), limit=largest, missing_ok=True)
+        return {names[name]: data for name, data in files.items()}

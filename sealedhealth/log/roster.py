@@ -125,7 +125,7 @@ class Policy:
 
 def _read_author(item: Fields, compartments: Iterable[bytes]) -> Author:
     roles = item.items("roles", limit=len(Role))
-    if any(role not in set(Role) for role in roles):
+    if not all(isinstance(role, str) and role in set(Role) for role in roles):
         item.fail("roles")
     own = item.hexes("compartments", 16, limit=MAX_COMPARTMENTS)
     if not set(own) <= set(compartments):

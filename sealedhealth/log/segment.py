@@ -77,6 +77,14 @@ class Segment:
         self.links = links  # None: entry i is the whole of object i
         self.ref: Any = None
 
+    def stored_at(self, ref: Any) -> Segment:
+        """The same segment with another ``ref``; this one stays as it is."""
+        twin = object.__new__(Segment)
+        for name in Segment.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.ref = ref
+        return twin
+
     def __len__(self) -> int:
         return len(self.mtimes)
 

@@ -4,7 +4,7 @@ from sealedhealth.session.admin import create_dataset, set_author
 from sealedhealth.session.session import CommitInfo, EntryReader, Session
 from sealedhealth.session.snapshot import Snapshot, View
 from sealedhealth.session.transaction import Committed, EntryWriter, Transaction
-from sealedhealth.session.urls import find_root, normal_url
+from sealedhealth.session.urls import find_root, normal_url, refuse_nesting
 
 __all__ = [
     "CommitInfo",
@@ -18,5 +18,6 @@ __all__ = [
     "create_dataset",
     "find_root",
     "normal_url",
+    "refuse_nesting",
     "set_author",
 ]

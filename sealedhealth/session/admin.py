@@ -25,9 +25,9 @@ from sealedhealth.log.strict import microseconds
 from sealedhealth.profiles import KeyContext, Profile, connect
 from sealedhealth.session.commit import Request, submit
 from sealedhealth.session.engine import Engine, root_key_name
-from sealedhealth.session.maintenance import maintain
+from sealedhealth.session.maintenance.checkpoints import write_checkpoint
 from sealedhealth.session.session import Session
-from sealedhealth.session.urls import find_root, normal_url
+from sealedhealth.session.urls import normal_url, refuse_nesting
 from sealedhealth.stores import ObjectStore, open_store
 
 __all__ = ["create_dataset", "set_author"]
@@ -49,15 +49,15 @@ def create_dataset(url: str, profile: Profile, *, settings: Settings | None = No
     """
     url = normal_url(url)
     context = connect(profile)
-    _refuse_existing(url, profile)
+    refuse_nesting(url, profile)
     store = open_store(url, profile.store)
     if store.exists(DESCRIPTOR_NAME):
         if _finish_creation(store, context, url, profile, settings or Settings()):
             return Session.open(url, profile)
         raise AlreadyExists(
-            f"The store holds a dataset at {url} that this key service does not know.",
+            f"The store holds a dataset at {url} that was destroyed, or that this key service does not know there.",
             safe="It is unchanged.",
-            next="Choose another URL, or register the dataset if it is yours.",
+            next="Choose another URL. If it was destroyed, delete what lies there; if it is yours, register it.",
         )
     service = context.service
     nonce = os.urandom(32)
@@ -121,21 +121,6 @@ def _finish_creation(store: ObjectStore, context: KeyContext, url: str, profile:
     ref = PolicyRef(state.policy.version, state.policy_ref.change_id, state.policy_ref.digest)
     context.registry.register(DatasetRef(descriptor.dataset_id, (url,), ref))
     return True
-
-
-def _refuse_existing(url: str, profile: Profile) -> None:
-    try:
-        root, _ = find_root(url, profile)
-    except NotFound:
-        return
-    registry = connect(profile).registry
-    if root == url and registry.lookup(url).destroyed:
-        return
-    raise AlreadyExists(
-        f"There is a dataset at {root} already." if root == url else f"{url} lies inside the dataset at {root}.",
-        safe="It is unchanged.",
-        next="Choose another URL: datasets cannot be nested.",
-    )
 
 
 def _policy_change(
@@ -231,12 +216,15 @@ def set_author(
         {key: content.name for key, content in contents.items()},
         {key: {**content.notes, author.author_id: AuthorNote(name, prefix)} for key, content in contents.items()},
     )
-    sequence = submit(engine, Request(change=change, raw=raw))
+    # The last checkpoint may be by a curator who is about to leave, and then counts no more: the policy's own commit
+    # points to one by the root key, so that the dataset opens at every moment.
+    checkpoint = None
+    if loaded.state.checkpoint is not None:
+        with engine.lock:
+            _, checkpoint = write_checkpoint(engine, fresh=False, by_root=True)
+    sequence = submit(engine, Request(change=change, raw=raw, checkpoint=checkpoint))
     known_ref = engine.context.registry.lookup(engine.dataset_id.hex())
     ref = PolicyRef(following.version, change.change_id, file_digest(raw))
     engine.context.registry.register(DatasetRef(known_ref.dataset_id, known_ref.urls, ref))
     session.committed(sequence)
-    if engine.loaded.state.checkpoint is not None:
-        # The last one may be signed by a curator who has just left the roster.
-        maintain(session, force=True)
     return sequence

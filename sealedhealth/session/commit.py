@@ -26,6 +26,7 @@ from sealedhealth.log.envelope import ROOT_AUTHOR
 from sealedhealth.log.freshness import check_still_anchored
 from sealedhealth.log.link import LINK_LIMIT, MAX_CHANGES, ChangeRef, CheckpointRef, Link, file_digest
 from sealedhealth.log.names import change_name, link_name
+from sealedhealth.log.paths import parents
 from sealedhealth.log.strict import microseconds
 from sealedhealth.session.snapshot import Snapshot
 
@@ -240,18 +241,23 @@ def _without_conflicts(loaded: Loaded, pending: Sequence[Request]) -> list[Reque
     """The requests that may go on; the others get their ConflictError."""
     going: list[Request] = []
     taken: set[str] = set()
+    files: set[str] = set()  # put by those before
+    directories: set[str] = set()
     current = loaded.snapshot()
     for request in pending:
-        error = _conflict(request, current, taken)
+        above = {parent for path in request.puts for parent in parents(path)}
+        error = _conflict(request, current, taken, sorted((above & files) | (directories & {*request.puts})))
         if error is None:
             going.append(request)
             taken |= request.touched
+            files.update(request.puts)
+            directories |= above
         else:
             request.error = error
     return going
 
 
-def _conflict(request: Request, current: Snapshot, taken: set[str]) -> ConflictError | None:
+def _conflict(request: Request, current: Snapshot, taken: set[str], clashes: list[str]) -> ConflictError | None:
     base = request.base
     if base is None or base.contents is None or current.contents is None:
         return None
@@ -264,14 +270,14 @@ def _conflict(request: Request, current: Snapshot, taken: set[str]) -> ConflictE
             safe="Their version is committed; nothing of this transaction is.",
             next="Look at the new version, then make the change again.",
         )
-    for content in current.contents.values():
-        clash = content.catalogue.clash(request.puts, request.deletes)
-        if clash is not None:
-            return ConflictError(
-                f"{clash!r} would be a file and a directory at once.",
-                safe="Nothing of this transaction is committed.",
-                next="Choose another name.",
-            )
+    found = (content.catalogue.clash(request.puts, request.deletes) for content in current.contents.values())
+    clash = next((path for path in [*clashes, *found] if path is not None), None)
+    if clash is not None:
+        return ConflictError(
+            f"{clash!r} would be a file and a directory at once.",
+            safe="Nothing of this transaction is committed.",
+            next="Choose another name.",
+        )
     return None
 
 

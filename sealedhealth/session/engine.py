@@ -17,7 +17,9 @@ from sealedhealth.errors import (
     MissingError,
     NotFound,
     RolledBack,
+    RosterViolation,
     SnapshotCollected,
+    WrongPassphrase,
 )
 from sealedhealth.keys.base import AnchorEntry, AuthorKey, DataKey, Kek, PolicyRef, WrappedKey
 from sealedhealth.keys.keyring import Keyring
@@ -336,7 +338,7 @@ class Engine:
         """What *load* returns, or None when this identity may write but not read."""
         try:
             return load()
-        except (KeyDestroyed, KeyRetired):
+        except (KeyDestroyed, KeyRetired, WrongPassphrase):
             raise
         except AccessDenied:
             return None
@@ -370,7 +372,8 @@ class Engine:
         try:
             try:
                 loaded = self.load(sequence, trusted)
-            except (MissingError, KeyRetired):  # its checkpoint was collected, or destroyed along with another key
+            except (MissingError, KeyRetired, RosterViolation):
+                # Its checkpoint was collected, destroyed along with another key, or is by a curator who has left.
                 loaded = self.load(sequence, trusted, checkpoints=False)
         except KeyRetired as error:
             raise KeyDestroyed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sealedhealth.errors import MalformedError, ServiceUnavailable
+from sealedhealth.errors import AccessDenied, MalformedError, ServiceUnavailable
 from sealedhealth.log.link import DIGEST_SIZE, MAX_SEQUENCE
 from sealedhealth.log.strict import dump_json, load_json
 from sealedhealth.session.statefile import replace_file
@@ -50,7 +50,8 @@ class Seen:
         try:
             replace_file(self._path, dump_json({"sequence": sequence, "digest": digest.hex()}))
         except OSError as error:
-            raise ServiceUnavailable(
+            kind = AccessDenied if isinstance(error, PermissionError) else ServiceUnavailable
+            raise kind(
                 f"What was seen last of this dataset cannot be recorded in {self._path.parent}: {error.strerror}.",
                 safe="The dataset is untouched.",
                 next="Make the directory writable, or name another one in the profile (state) or SEALEDHEALTH_HOME.",

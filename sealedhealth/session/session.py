@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, NoReturn
 
-from sealedhealth.errors import AccessDenied, IntegrityError, InvalidInput, KeyDestroyed, NotFound
+from sealedhealth.errors import (
+    AccessDenied,
+    IntegrityError,
+    InvalidInput,
+    KeyDestroyed,
+    NotFound,
+    ServiceUnavailable,
+)
 from sealedhealth.format import Header, Kind
 from sealedhealth.log.catalogue import Entry
 from sealedhealth.log.content import DESTROYED_KEY
@@ -129,7 +136,10 @@ class Session:
         """Pin the newest snapshot after an own commit of this number."""
         newest = self.engine.loaded
         if newest.state.sequence < sequence:
-            newest = self.engine.refresh()
+            try:
+                newest = self.engine.refresh()
+            except (AccessDenied, ServiceUnavailable):
+                return  # the commit stands all the same: an error would say it does not
         self._pinned = newest.snapshot()
 
     def at(self, where: int | str) -> Session:

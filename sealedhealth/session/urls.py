@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sealedhealth.errors import InvalidInput, NotFound
+from sealedhealth.errors import AlreadyExists, InvalidInput, NotFound
 from sealedhealth.keys.base import DatasetRef, Registry
 from sealedhealth.profiles import Profile, connect
 
-__all__ = ["find_root", "lookup", "normal_url"]
+__all__ = ["find_root", "lookup", "normal_url", "refuse_nesting"]
 
 
 def normal_url(url: str) -> str:
@@ -73,6 +73,26 @@ def find_root(url: str, profile: Profile) -> tuple[str, str]:
         f"The key service knows no dataset at {url}, nor above it.",
         next="Check the URL and the profile; make a dataset with `sealedhealth create`.",
     )
+
+
+def refuse_nesting(url: str, profile: Profile, *, but: bytes | None = None) -> None:
+    """Raise ``AlreadyExists`` when a dataset is registered at *url*, above it or below it.
+
+    Destroyed datasets do not count, nor does the one whose id is *but*.
+    """
+    for ref in connect(profile).registry.datasets():
+        if ref.destroyed or ref.dataset_id == but:
+            continue
+        for other in ref.urls:
+            if url == other:
+                what = f"There is a dataset at {other} already."
+            elif url.startswith(f"{other}/"):
+                what = f"{url} lies inside the dataset at {other}."
+            elif other.startswith(f"{url}/"):
+                what = f"The dataset at {other} lies below {url}, and would be hidden by it."
+            else:
+                continue
+            raise AlreadyExists(what, safe="It is unchanged.", next="Choose another URL: datasets cannot be nested.")
 
 
 def _registered(url: str, registry: Registry) -> bool:

@@ -1,19 +1,21 @@
 """The host kept every byte it ever had; keys that were destroyed stay destroyed."""
 
 import shutil
+from contextlib import suppress
 
 import pytest
 from adversary import Adversary
 
 from sealedhealth import profiles
-from sealedhealth.errors import AccessDenied, IntegrityError, KeyDestroyed, KeyRetired, SealedHealthError
+from sealedhealth.errors import AccessDenied, ConflictError, IntegrityError, KeyDestroyed, KeyRetired, SealedHealthError
 from sealedhealth.keys.base import DatasetRef
 from sealedhealth.log.changeset import ChangeKind
-from sealedhealth.log.checkpoint import Manifest
+from sealedhealth.log.checkpoint import Manifest, open_content
 from sealedhealth.log.names import checkpoint_name
 from sealedhealth.log.roster import Role
 from sealedhealth.log.section import Section
 from sealedhealth.session.maintenance import destroy_dataset, destroy_keys, maintain, rewrap, rotate
+from sealedhealth.session.maintenance.checkpoints import write_checkpoint
 from sealedhealth.session.verify import verify
 
 
@@ -200,3 +202,60 @@ def test_checkpoint_after_a_destruction_holds_no_doomed_name(kept):
     assert not any("doomed" in path for path, _ in session.snapshot.items())
     with pytest.raises((AccessDenied, IntegrityError, KeyError)):
         world.read(session.at(3), "shared/doomed name")
+
+
+def test_old_curator_link_anchored_again_does_not_hide_the_newest_checkpoint(kept):
+    """A genuine link of before, replayed as the next number, sends nobody to a checkpoint whose keys are gone."""
+    world = kept
+    adversary = Adversary(world, "author")
+    old = adversary.log.anchor(adversary.state().sequence).link
+    assert adversary.state().checkpoint is not None
+    destroy_keys(world.open(), [doomed_key(world, "shared/doomed name")])
+    world.service.create_anchor(world.dataset_id, world.newest() + 1, old)
+    session = world.open(forgetful=True)
+    assert session.snapshot.get("shared/one") is not None
+    assert session.history()[-1].void
+
+
+def opens_doomed(world):
+    """Doomed names in every checkpoint on the host that the key service still opens."""
+    place = world.host / ".sealedhealth" / "checkpoints"
+    found = []
+    for path in place.iterdir():
+        try:
+            manifest = Manifest.read(Manifest.split(path.read_bytes()))
+            keys = {ref.wrapped.key_id: world.service.unwrap([ref.wrapped])[0] for ref in manifest.segments}
+        except SealedHealthError:
+            continue
+        content = open_content(
+            manifest,
+            manifest.segments[0].compartment_id,
+            keys,
+            lambda refs: [(place / ref.object_id.hex()).read_bytes() for ref in refs],
+        )
+        found += [name for name, _ in content.catalogue.items() if "doomed name" in name]
+    return found
+
+
+@pytest.mark.parametrize("rotation", [1, 2])
+def test_checkpoint_by_somebody_else_during_a_destruction(kept, monkeypatch, rotation):
+    """Whoever writes a checkpoint while a key is destroyed, not knowing it, does not keep the doomed file readable."""
+    world = kept
+    key_id = doomed_key(world, "shared/doomed name")
+    other = world.open(world.join("second", Role.CURATOR))
+    rotate_kek = world.service.rotate
+    done = []
+
+    def rotate_then_checkpoint(kek):
+        version = rotate_kek(kek)
+        done.append(version)
+        if len(done) == rotation:
+            with other.engine.lock, suppress(ConflictError):
+                write_checkpoint(other.engine, fresh=True)
+        return version
+
+    monkeypatch.setattr(world.service, "rotate", rotate_then_checkpoint)
+    destroy_keys(world.open(), [key_id])
+    assert len(done) == 2
+    assert opens_doomed(world) == []
+    assert world.files(world.open(forgetful=True)) == {"shared/one": b"one", "shared/two": b"two" * 1000}

@@ -435,3 +435,13 @@ def test_session_from_an_old_snapshot_stays_whole(world):
     world.put({"shared/one": b"newer"})
     assert world.read(session, "shared/one") == b"one"
     assert isinstance(session, Session)
+
+
+def test_bytes_appended_to_an_object_are_found_by_verify(world):
+    """What a host appends leaves no read astray, and a verification names the file."""
+    session = world.open()
+    entry = session.snapshot.get("shared/two")
+    with (world.host / object_name(entry.object_id)).open("ab") as file:
+        file.write(b"and more")
+    with pytest.raises(VerificationFailed, match="nobody signed"):
+        verify(session)

@@ -174,7 +174,7 @@ def forge_checkpoint(world, bad, *, content=None, state=None):
             content(forged)
         data_key, wrapped = world.service.generate(bad.kek)
         part_refs, part_files, _ = seal_content(
-            forged, world.dataset_id, data_key, wrapped, reuse={}, random=os.urandom
+            forged, world.dataset_id, data_key, wrapped, reuse=(), random=os.urandom
         )
         refs += part_refs
         files |= part_files

@@ -9,10 +9,10 @@ from adversary import Adversary, Planted
 
 from sealedhealth.errors import AccessDenied, IntegrityError
 from sealedhealth.keys import WrappedKey
-from sealedhealth.log import changeset
+from sealedhealth.log import changeset, replay
 from sealedhealth.log.changeset import ChangeKind, Inventory
 from sealedhealth.log.columns import encode
-from sealedhealth.log.link import CheckpointRef, file_digest
+from sealedhealth.log.link import ChangeRef, CheckpointRef, Link, file_digest
 from sealedhealth.log.names import change_name, checkpoint_name, link_name, object_name
 from sealedhealth.log.roster import Role
 from sealedhealth.log.section import _SCHEMA, ObjectRow, Put, Section
@@ -381,6 +381,42 @@ def test_replayed_commit(world, bad, honest):
     assert history[first - 1].void
     assert "repeats" in history[again].void
     goes_on(world, {**honest, "hospital/honest": b"third"})
+
+
+def test_void_link_that_misstates_the_size_of_a_change_set(world, bad, honest):
+    """What a void link says of somebody's change set stops nobody from reading on."""
+    session = world.open()
+    sequence = world.put({"shared/three": b"three"})
+    link = Link.read(Link.split(bad.log.anchor(sequence).link))
+    lies = tuple(replace(ref, size=1) for ref in link.changes)
+    bad.anchor(replace(link, sequence=sequence + 1, changes=lies, author_id=bad.author_id).pack(bad.sign))
+    session.refresh()
+    seen = world.open()
+    bad.anchor(replace(link, sequence=sequence + 2, changes=lies, author_id=bad.author_id).pack(bad.sign))
+    seen.refresh()
+    goes_on(world, {**honest, "shared/three": b"three"})
+
+
+def test_little_is_fetched_before_links_are_checked(world, bad, honest, monkeypatch):
+    """Void links that name large files do not fill the memory of readers: what is fetched ahead is bounded."""
+    for _ in range(3):
+        change = bad.data()
+        ref = ChangeRef(change.change_id, bytes(48), 1 << 29)
+        bad.store.put(change_name(change.change_id), bytes(100_000))
+        bad.anchor(replace(Link.read(Link.split(bad.log.anchor(0).link)), changes=(ref,)).pack(bad.sign))
+    fetched = []
+    get_many = type(bad.store).get_many
+
+    def watched(store, names, **options):
+        found = get_many(store, names, **options)
+        fetched.append(sum(map(len, found.values())))
+        return found
+
+    monkeypatch.setattr(type(bad.store), "get_many", watched)
+    assert world.files(world.open(forgetful=True)) == honest
+    assert max(fetched) < 200_000
+    monkeypatch.setattr(replay, "_PREFETCH", 1)
+    assert world.files(world.open(forgetful=True)) == honest
 
 
 def test_rolling_back_to_an_old_head(world, bad, honest):

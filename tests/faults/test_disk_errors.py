@@ -27,7 +27,7 @@ ERRORS = {
     errno.EIO: (ServiceUnavailable,),
     errno.ETIMEDOUT: (ServiceUnavailable,),
 }
-SAMPLE = 7  #: steps of an operation in the short form
+SAMPLE = 5  #: steps of an operation in the short form
 WALK = 130  #: and in the long one: all, but of the operation that repeats itself forty times
 
 

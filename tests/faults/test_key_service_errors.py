@@ -25,7 +25,7 @@ CALLS = (
     *("now", "generate", "unwrap", "rewrap", "rotate", "retire", "versions", "author", "sign"),
     *("create_anchor", "read_anchor", "lookup", "register"),
 )
-SAMPLE = 5  #: calls of an operation in the short form
+SAMPLE = 3  #: calls of an operation in the short form
 ERRORS = (ServiceUnavailable, AccessDenied)
 
 

@@ -7,17 +7,23 @@ nothing in between.  Every step of a put is always walked; of the other operatio
 and all of them with ``--long``.
 """
 
+import os
+import random
 import shutil
+import signal
+import time
 from contextlib import suppress
+from dataclasses import replace
 
 import crashes
 import operations
 import pytest
 
-from sealedhealth.errors import KeyDestroyed, NotFound
+from sealedhealth.errors import AccessDenied, KeyDestroyed, NotFound
 from sealedhealth.keys import Kek
+from sealedhealth.log.roster import Role
 from sealedhealth.profiles import connect, create_keystore
-from sealedhealth.session import create_dataset, maintenance
+from sealedhealth.session import Session, create_dataset, maintenance, set_author
 from sealedhealth.session.verify import verify
 
 pytestmark = [
@@ -82,7 +88,7 @@ def test_killed(world, name, long_walk, record_property):
 
     total, verdicts = walk(world, operation.run, check, whole=operation.whole or long_walk)
     record_property("steps", total)
-    assert total > 5
+    assert total >= operation.steps
     assert verdicts[-1] == 1
     assert verdicts[0] == (0 if operation.after else 1)
 
@@ -206,3 +212,88 @@ def test_first_opening(world):
         if not killed:
             break
     assert 2 < step < 19
+
+
+def test_killed_among_others(world):
+    """Of several processes that commit at once and are killed, whatever was reported as committed is there, whole."""
+    world.reset()
+    reading, writing = os.pipe()
+    writers = 4
+
+    def write(writer):
+        os.close(reading)
+        session = world.open()
+        for number in range(1000):
+            with session.begin(f"{writer}") as staged:
+                staged.put_bytes(f"{writer}/{number}", b"%d of %d" % (number, writer))
+            os.write(writing, b"%d %d\n" % (writer, number))
+
+    processes = [crashes.start(lambda writer=writer: write(writer)) for writer in range(writers)]
+    os.close(writing)
+    reported = b""
+    rest = random.Random(3)
+    while processes:
+        reported += os.read(reading, 4096)
+        if reported.count(b"\n") > 6 * (writers - len(processes) + 1):
+            time.sleep(rest.random() / 20)
+            process = processes.pop()
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+    with os.fdopen(reading, "rb") as pipe:
+        reported += pipe.read()
+
+    def check():
+        found = crashes.contents(world.open())
+        names = [tuple(map(int, line.split())) for line in reported.splitlines()]
+        assert len(names) > 6 * writers
+        assert {f"{writer}/{number}" for writer, number in names} <= found.keys(), "a reported commit is lost"
+        more = [name.split("/") for name in found.keys() - operations.BEFORE.keys()]
+        made = {f"{writer}/{number}": f"{number} of {writer}".encode() for writer, number in more}
+        assert found == {**operations.BEFORE, **made}
+        assert len(made) <= len(names) + writers
+        crashes.judge(world, [found], tags={"baseline": operations.BASELINE})
+
+    crashes.child(check)
+
+
+def test_taking_a_curator_off_the_roster(world, long_walk, record_property):
+    """A dataset opens at every moment while the curator who made its last checkpoint is taken off the roster."""
+    second = replace(world.profile, name="second", author="second")
+
+    def prepare():
+        world.reset()
+        key = connect(world.profile).service.create_author("second")
+        set_author(world.open(), key.public_key, name="second", roles=list(Role))
+        maintenance.maintain(Session.open(world.url, second), force=True)
+        for tag in ("first", "second"):  # "second" names a commit that points to this checkpoint
+            with world.open().begin() as staged:
+                staged.tag(tag)
+
+    def run(watch):
+        session = world.open()
+        key = connect(world.profile).service.author("second")
+        with watch.watching():
+            set_author(session, key.public_key, name="second", roles=[], active=False)
+        return watch.steps
+
+    def check(killed):
+        session = world.open()
+        assert crashes.contents(session) == operations.BEFORE
+        verify(session)
+        if killed:  # once more, to the end
+            run(crashes.Watch())
+        crashes.judge(world, [operations.BEFORE], tags={"baseline": operations.BASELINE, "second": operations.BEFORE})
+        with pytest.raises(AccessDenied):
+            Session.open(world.url, second).begin()
+
+    crashes.child(prepare)
+    _, total = crashes.child(lambda: run(crashes.Watch()))
+    for step in steps_of(total, whole=long_walk):
+        crashes.child(prepare)
+        killed, _ = crashes.child(lambda step=step: run(crashes.killing(step)))
+        try:
+            crashes.child(lambda killed=killed: check(killed))
+        except crashes.Died as died:
+            pytest.fail(f"after death at step {step} of {total}:\n{died}")
+    record_property("steps", total)
+    assert total > 20

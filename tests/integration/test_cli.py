@@ -40,7 +40,12 @@ class Cli:
     def start(self, *arguments, **options):
         """A process that runs."""
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        return subprocess.Popen([SEALEDHEALTH, *arguments], cwd=self.folder, env=self.env, **options)
+        # A job in the background of a shell is started deaf to Ctrl-C, and would pass that on.
+        heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen([SEALEDHEALTH, *arguments], cwd=self.folder, env=self.env, **options)
+        finally:
+            signal.signal(signal.SIGINT, heard)
 
     def run(self, *arguments, code=0, data=None, **options):
         """Standard output and error of a command that has to end with *code*."""
@@ -148,7 +153,15 @@ class TestVerbs:
     def test_urls_of_local_datasets(self, full):
         """A dataset is found by a relative path, one with dots, an absolute one and a URL."""
         absolute = str(full.folder / "ds")
-        for url in ("ds", "./ds/", "labs/../ds", absolute, f"file://{absolute}", f"sealed::file://{absolute}"):
+        for url in (
+            "ds",
+            "./ds/",
+            "labs/../ds",
+            absolute,
+            f"file://{absolute}",
+            f"sealed::file://{absolute}",
+            "sealed::ds",
+        ):
             assert full.ok("ls", url) == "labs/\n"
 
     def test_put_update(self, full):

@@ -498,7 +498,17 @@ def sections_refused() -> dict[str, Vector]:
             "an old object under a data key that is not there", CURATOR, old=((A, Key("nowhere"), "first"),)
         ),
         "section_notes": case("no policy, and names authors", CURATOR, notes=notes(ROSTER)),
+        "section_later_key": key_of_the_future(),
     }
+
+
+def key_of_the_future() -> Vector:
+    """An old object under a data key that only a later commit brings: refused, also by who replays both at once."""
+    log = started()
+    log.add(data("early", CURATOR, old=(("lille/z", Key("later"), "later"),)))
+    log.add(data("later", CURATOR, puts={"lille/z": 10}))
+    comment = "an old object under a data key that a later commit brings"
+    return Vector(comment, log, ["section refused", "accepted"], (A, B, "lille/z"))
 
 
 def errors() -> dict[str, Vector]:

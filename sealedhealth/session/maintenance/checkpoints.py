@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 from sealedhealth.errors import (
     AccessDenied,
+    ConflictError,
+    IntegrityError,
     MissingError,
 )
-from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.checkpoint import Manifest, SegmentRef, pack_public, seal_content
 from sealedhealth.log.content import ContentState
+from sealedhealth.log.envelope import ROOT_AUTHOR
 from sealedhealth.log.link import CheckpointRef, file_digest
 from sealedhealth.log.names import checkpoint_name
 from sealedhealth.log.roster import Role
+from sealedhealth.log.state import LogState
 from sealedhealth.log.strict import microseconds
 from sealedhealth.session.engine import Engine
 from sealedhealth.session.maintenance.changes import bare_change, submit_bare
@@ -67,20 +70,23 @@ def checkpoint(session: Session, *, fresh: bool = False) -> CheckpointReport:
 
 
 def write_checkpoint(
-    engine: Engine, *, fresh: bool, doomed: Collection[bytes] = ()
+    engine: Engine, *, fresh: bool, doomed: Collection[bytes] = (), by_root: bool = False
 ) -> tuple[CheckpointReport, CheckpointRef]:
     """Write a checkpoint of the loaded state; the caller holds the engine's lock and has refreshed.
 
-    What the *doomed* data keys sealed is left out, names included.
+    What the *doomed* data keys sealed is left out, names included. *by_root*: signed by the root key.
     """
     loaded = engine.loaded
     state = loaded.state
     policy = state.policy
     if policy is None or state.policy_ref is None or loaded.contents is None:
         raise AccessDenied("A checkpoint can only be made by somebody who can read the dataset.")
-    author = engine.author(policy)
-    if not author.may(Role.CURATOR):
-        raise AccessDenied("Only a curator may make checkpoints.", next="Ask the data controller for the role.")
+    author_id, sign = ROOT_AUTHOR, engine.sign_as_root
+    if not by_root:
+        author = engine.author(policy)
+        if not author.may(Role.CURATOR):
+            raise AccessDenied("Only a curator may make checkpoints.", next="Ask the data controller for the role.")
+        author_id, sign = author.author_id, engine.sign
     refs: list[SegmentRef] = []
     files: dict[bytes, bytes] = {}
     compacted: dict[bytes, ContentState] = {}
@@ -89,7 +95,7 @@ def write_checkpoint(
         if doomed:
             content = held.copy()
             content.destroy(state.sequence + 1, doomed, state.keys)
-        reuse = {} if fresh else _reusable(content, state.minimum.get(compartment, 1))
+        reuse = set() if fresh else _reusable(engine, content, state.minimum.get(compartment, 1))
         with engine.keyring.sealing_key(engine.kek(compartment)) as sealing:
             part_refs, part_files, compacted[compartment] = seal_content(
                 content, engine.dataset_id, sealing.data_key, sealing.wrapped, reuse=reuse, random=os.urandom
@@ -111,7 +117,8 @@ def write_checkpoint(
         segments=tuple(refs),
         public=pack_public(state),
     )
-    raw = manifest.pack(author.author_id, engine.sign)
+    raw = manifest.pack(author_id, sign)
+    _refuse_after_destruction(engine, state)
     engine.store.put_many({checkpoint_name(object_id): data for object_id, data in files.items()})
     engine.store.put(checkpoint_name(manifest.checkpoint_id), raw)
     engine.store.flush()
@@ -131,14 +138,37 @@ def write_checkpoint(
     return report, ref
 
 
-def _reusable(content: ContentState, minimum: int) -> dict[bytes, WrappedKey]:
-    """Keys of earlier segments, unless there are so many that opening would take more than a batch."""
-    keys = {
-        segment.ref.wrapped.key_id: segment.ref.wrapped
-        for segment in content.catalogue.compacted().segments()
-        if isinstance(segment.ref, SegmentRef) and segment.ref.wrapped.version >= minimum
-    }
-    return keys if len(keys) <= 16 else {}
+def _refuse_after_destruction(engine: Engine, state: LogState) -> None:
+    """Stop when a data key was destroyed since *state*: a checkpoint would keep what it sealed readable.
+
+    Asked after the checkpoint's own key was made: a destruction that begins later retires that key's version.
+    """
+    now = state.copy()
+    engine.log.replay(now, engine.log.anchors_from(state.sequence + 1))
+    if now.destroyed.keys() != state.destroyed.keys():
+        raise ConflictError(
+            "A data key was destroyed while this checkpoint was made.",
+            safe="Nothing of the checkpoint was stored.",
+            next="Try again.",
+        )
+
+
+def _reusable(engine: Engine, content: ContentState, minimum: int) -> set[bytes]:
+    """Ids of segments that may be shared, unless under so many keys that opening would take more than a batch.
+
+    Only those of the newest checkpoint: what this process once loaded may have been collected since.
+    """
+    ref = engine.loaded.state.checkpoint
+    if ref is None:
+        return set()
+    try:
+        manifest, _ = engine.log.checkpoint(ref, engine.trusted_policy()[0])
+    except IntegrityError:
+        return set()
+    stored = {part.object_id for part in manifest.segments if part.wrapped.version >= minimum}
+    refs = [segment.ref for segment in content.catalogue.segments() if isinstance(segment.ref, SegmentRef)]
+    shared = [known for known in refs if known.object_id in stored]
+    return {known.object_id for known in shared} if len({known.wrapped.key_id for known in shared}) <= 16 else set()
 
 
 def maintain(session: Session, *, force: bool = False) -> CheckpointReport | None:

@@ -11,6 +11,7 @@ from itertools import chain
 from sealedhealth.errors import (
     AccessDenied,
     MissingError,
+    RosterViolation,
     SealedHealthError,
 )
 from sealedhealth.log.changeset import ChangeKind
@@ -141,17 +142,15 @@ def _checkpoint_files(engine: Engine, loaded: Loaded) -> set[str]:
     """The files of the newest checkpoint, and of those that tagged snapshots start from."""
     names: set[str] = set()
     trusted, _ = engine.trusted_policy()
-    wanted = {loaded.state.sequence, *loaded.snapshot().tags.values()}
-    for sequence in wanted:
-        try:
-            found = engine.log.nearest_checkpoint(sequence, trusted)
-        except MissingError:
-            continue  # collected before the tag was made: that snapshot is replayed from the start
-        if found is None:
-            continue
-        manifest, _ = found
+    found = []
+    for sequence in {loaded.state.sequence, *loaded.snapshot().tags.values()}:
+        # Collected before the tag was made, or by a curator who has left: that snapshot is replayed from the start.
+        with suppress(MissingError, RosterViolation):
+            found.append(engine.log.nearest_checkpoint(sequence, trusted))
+    # One that this process wrote may still wait for the commit that points to it.
+    if loaded.state.checkpoint is not None:
+        found.append(engine.log.checkpoint(loaded.state.checkpoint, trusted))
+    for manifest, _ in filter(None, found):
         names.add(checkpoint_name(manifest.checkpoint_id))
         names |= {checkpoint_name(ref.object_id) for ref in manifest.segments}
-    if loaded.state.checkpoint is not None:
-        names.add(checkpoint_name(loaded.state.checkpoint.checkpoint_id))
     return names

@@ -17,7 +17,7 @@ from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.session.destroyed import mark_destroyed
 from sealedhealth.session.engine import Engine
 from sealedhealth.session.maintenance.changes import bare_change, submit_bare
-from sealedhealth.session.maintenance.checkpoints import write_checkpoint
+from sealedhealth.session.maintenance.checkpoints import publish, write_checkpoint
 from sealedhealth.session.maintenance.rotation import rewrap
 from sealedhealth.session.session import Session
 
@@ -38,10 +38,11 @@ class DestroyReport:
 def destroy_keys(session: Session, key_ids: Collection[bytes]) -> DestroyReport:
     """Destroy data keys: what they sealed cannot be opened any more, even by a host that kept every byte.
 
-    Rotate; write a fresh checkpoint; commit the tombstone; rewrap the survivors and check
-    them; retire every older version of the key-encryption key, which also destroys the keys
-    of all earlier checkpoints; then try every wrap of the doomed keys that was ever
-    committed. After an interruption, do it again: only the last steps destroy.
+    Rotate; write a fresh checkpoint; commit the tombstone; rotate again; rewrap the survivors
+    and check them; write another fresh checkpoint; retire every older version of the
+    key-encryption key, which also destroys the keys of all earlier checkpoints; then try every
+    wrap of the doomed keys that was ever committed. After an interruption, do it again: only
+    the last steps destroy.
 
     Raises
     ------
@@ -76,7 +77,14 @@ def destroy_keys(session: Session, key_ids: Collection[bytes]) -> DestroyReport:
         _, ref = write_checkpoint(engine, fresh=True, doomed=frozenset(key_ids))
     change = bare_change(engine, ChangeKind.DESTROY, by_root=True, destroyed=key_ids, minimum=minimum)
     tombstone = submit_bare(session, change, checkpoint=ref)
+    # Somebody who did not know of the tombstone may have sealed a checkpoint with the doomed keys in it under the
+    # version of before: that version has to go as well. Whoever uses the next one sees the tombstone.
+    minimum = {c: service.rotate(engine.kek(c)) for c in compartments}
+    submit_bare(session, bare_change(engine, ChangeKind.DESTROY, by_root=True, minimum=minimum))
     survivors = rewrap(session)
+    with engine.lock:
+        _, ref = write_checkpoint(engine, fresh=True)
+    publish(session, ref)
     _check_survivors(engine, compartments)
     for compartment, version in minimum.items():
         service.retire(engine.kek(compartment), version)

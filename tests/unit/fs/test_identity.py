@@ -150,21 +150,17 @@ def test_an_earlier_snapshot_travels_read_only(labs, session):
         earlier.touch(f"{earlier._prefix}/new")
 
 
-def _read_elsewhere(pickled, queue):
-    queue.put(pickle.loads(pickled).cat_file("a"))
-
-
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_another_process_opens_by_itself(make_place, monkeypatch, method):
     """It looks the profile's name up where it runs."""
-    from datasets import make_session
+    from datasets import make_session, read_elsewhere
 
     fs = SealedFileSystem(session=make_session(make_place("local"), monkeypatch))
     fs.pipe_file("a", b"1")
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    process = context.Process(target=_read_elsewhere, args=(pickle.dumps(fs), queue))
+    process = context.Process(target=read_elsewhere, args=(pickle.dumps(fs), queue))
     process.start()
     assert queue.get(timeout=60) == b"1"
     process.join()

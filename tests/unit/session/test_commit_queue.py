@@ -1,0 +1,71 @@
+"""Commits of one process that are ready at the same moment."""
+
+import threading
+
+import pytest
+from adversary import World
+
+from sealedhealth.errors import ConflictError
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A dataset of one file."""
+    world = World(tmp_path)
+    world.put({"here": b"x"})
+    return world
+
+
+def together(session, transactions):
+    """Commit transactions at the same moment; returns what each raised, or None."""
+    errors = [None] * len(transactions)
+
+    def run(index):
+        try:
+            transactions[index].commit()
+        except ConflictError as error:
+            errors[index] = error
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(transactions))]
+    queue = session.engine.queue
+    with queue._turn:
+        for thread in threads:
+            thread.start()
+        while len(queue._waiting) < len(threads):
+            pass
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def staged(session, *paths):
+    """A transaction that puts these paths."""
+    tx = session.begin(", ".join(paths))
+    tx.put_many(dict.fromkeys(paths, b"y"))
+    return tx
+
+
+def test_independent_changes_share_a_link(world):
+    """Changes of different paths that are ready together are one commit."""
+    session = world.open()
+    before = world.newest()
+    assert together(session, [staged(session, f"file {n}") for n in range(5)]) == [None] * 5
+    assert world.newest() == before + 1
+    assert set(world.files()) == {"here", *(f"file {n}" for n in range(5))}
+    assert len(world.open().history()[-1].kinds) == 5
+
+
+def test_same_path(world):
+    """Of two that change one path, one is told so."""
+    session = world.open()
+    errors = together(session, [staged(session, "same"), staged(session, "same", "other")])
+    assert sorted(error is None for error in errors) == [False, True]
+
+
+@pytest.mark.parametrize("paths", [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a"), ("a", "a/b/c")])
+def test_file_and_directory(world, paths):
+    """Of two that together would make a name a file and a directory, one is told so."""
+    session = world.open()
+    errors = together(session, [staged(session, path) for path in paths])
+    assert sorted(error is None for error in errors) == [False, True]
+    assert len(world.files()) == 2
