@@ -189,7 +189,9 @@ OPERATIONS: list[tuple[str, set[str], Callable[[Scene], tuple[str, str, Any]]]] 
         "DELETE", f"{K}/metadata/{dataset_path(s.world.dataset_id)}", None)),
     ("claim the making of a key", {"founder", "key-administrator"}, lambda s: (
         "POST", f"{K}/data/{claim_path(f'k{s.fresh()}')}", kv({"id": "00"}))),
-    ("list datasets", {"founder", "auditor"}, lambda s: ("LIST", f"{K}/metadata/datasets", None)),
+    ("read another dataset's record", {"founder", "auditor"}, lambda s: (
+        "GET", f"{K}/data/{dataset_path(bytes(16))}", None)),
+    ("list datasets", {"controller", "founder", "auditor"}, lambda s: ("LIST", f"{K}/metadata/datasets", None)),
     # --- Vault itself
     ("read a policy", {"auditor"}, lambda s: ("GET", "sys/policies/acl/sealedhealth-self", None)),
     ("write a policy", set(), lambda s: (

@@ -271,6 +271,7 @@ def _controller(mounts: Mounts, keys: DatasetKeys) -> list[Rule]:
         Rule(f"{mounts.transit}/keys/+", ("read",), "public keys of members, to put them on the roster"),
         Rule(mounts.data(dataset_path(keys.dataset_id)), ("create", "read", "update"), "record the newest policy"),
         Rule(mounts.data(f"{_URLS}/*"), ("create", "read"), "register the dataset at a URL that nobody has"),
+        Rule(f"{mounts.kv}/metadata/{_DATASETS}", ("list",), "which datasets there are; others' records stay closed"),
         *(
             Rule(mounts.data(url_path(url)), ("create", "read", "update"), "give up a URL that it moves away from")
             for url in keys.urls
