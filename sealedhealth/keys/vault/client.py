@@ -428,7 +428,8 @@ class VaultClient:
         raise StaleReplica(
             "The Vault's node cannot show that it is in touch with its cluster.",
             safe="Its answers were not used.",
-            next="Look at the state of the cluster, and whether this identity may renew its own token.",
+            next="Look at the state of the cluster, and whether this identity may renew its own token."
+            " A cluster of OpenBao before 2.7 cannot show it at all.",
         )
 
     def _wrap_nothing(self, token: HiddenText) -> Answer:
