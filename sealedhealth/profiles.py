@@ -15,6 +15,26 @@ the user believes is in force::
     [profiles.chu-lille.datasets]           # ids pinned by hand, beside the registry's
     "s3://bucket/cardio-2026" = "8d1c…32 hexadecimal digits"
 
+A profile whose keys are in a Vault says which one, under whose law it runs, and the only
+hosts that may ever be spoken to; anything else is refused before a byte is sent::
+
+    [profiles.cardio-job]
+    keys = "vault"
+    author = "job-7"
+
+    [profiles.cardio-job.vault]
+    address = "https://vault.example.fr:8200"
+    allowed_hosts = ["vault.example.fr"]
+    jurisdiction = "FR"
+    ca_file = "/etc/sealedhealth/vault-ca.pem"   # default: the system's
+    namespace = "health"                         # default: none
+    role = "reader"                              # what `doctor` measures its rights against
+
+    [profiles.cardio-job.vault.auth]
+    method = "approle"                           # or jwt, kubernetes, cert, token
+    role_id = "6e4b…"
+    wrapped_secret_id_file = "/run/secrets/wrapped-secret-id"
+
 ``local`` exists without any file.  Nothing here ever falls back to a development
 keystore: that has to be asked for by name when a keystore is made.
 """
@@ -26,8 +46,8 @@ import re
 import sys
 import threading
 import tomllib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +56,7 @@ from sealedhealth.errors import AccessDenied, AlreadyExists, InvalidInput, KeyMi
 
 if TYPE_CHECKING:
     from sealedhealth.keys.base import AnchorStore, KeyService, Registry
+    from sealedhealth.keys.vault.table import VaultTable
 
 __all__ = [
     "KeyContext",
@@ -49,6 +70,7 @@ __all__ = [
     "load_profile",
     "profile_names",
     "set_passphrase_prompt",
+    "substitute",
 ]
 
 DEFAULT_PROFILE = "local"
@@ -56,8 +78,9 @@ DEFAULT_PROFILE = "local"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DATASET_ID = re.compile(r"[0-9a-f]{32}")
 _TEXT_KEYS = ("keys", "keystore", "author", "state", "passphrase_file")
-_TABLE_KEYS = ("store", "datasets")
-_KEY_SERVICES = ("local",)
+_TABLE_KEYS = ("store", "datasets", "vault")
+_KEY_SERVICES = ("local", "vault")
+_KEYSTORE_KEYS = ("keystore", "passphrase_file")  # of the local key service only
 # Store options that are secrets. They belong to the store's own credential chain (environment, credentials file,
 # instance role), never into a file that is copied around and pasted into tickets.
 _SECRET_OPTION = re.compile("secret|password|passwd|token|credential|account_key|sas|connection_string", re.IGNORECASE)
@@ -78,7 +101,7 @@ class Profile:
     state:
         Directory of what this client saw last of each dataset.
     keys:
-        Kind of key service: ``local``.
+        Kind of key service: ``local`` or ``vault``.
     author:
         Name of the signing key in the key service.
     store:
@@ -87,6 +110,8 @@ class Profile:
         URL to hexadecimal dataset id, for datasets that the registry does not know.
     passphrase_file:
         File that holds the keystore's passphrase, if it may be read from one.
+    vault:
+        How to reach the Vault and log in, if the keys are in one.
     """
 
     name: str
@@ -97,6 +122,7 @@ class Profile:
     store: Mapping[str, Any] = field(default_factory=dict, repr=False)
     dataset_ids: Mapping[str, str] = field(default_factory=dict)
     passphrase_file: Path | None = None
+    vault: VaultTable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +185,14 @@ def load_profile(name: str | None = None) -> Profile:
     """The profile called *name*; ``None`` means ``$SEALEDHEALTH_PROFILE``, else ``local``.
 
     ``SEALEDHEALTH_KEYSTORE``, ``SEALEDHEALTH_AUTHOR``, ``SEALEDHEALTH_STATE`` and
-    ``SEALEDHEALTH_PASSPHRASE_FILE`` override what the file says.
+    ``SEALEDHEALTH_PASSPHRASE_FILE`` override what the file says; ``SEALEDHEALTH_VAULT_ADDRESS``
+    overrides a Vault's address, within the hosts that the profile allows.
 
     Raises
     ------
     InvalidInput
-        No such profile, or a profile file that cannot be used: unknown key, wrong type, a secret in it.
+        No such profile, or a profile file that cannot be used: unknown key, wrong type, a secret in it, a Vault
+        outside the hosts that the profile allows, or one that would be spoken to in clear.
     """
     name = name or os.environ.get("SEALEDHEALTH_PROFILE") or DEFAULT_PROFILE
     if not _NAME.fullmatch(name):
@@ -228,6 +256,14 @@ def _check(name: str, table: Mapping[str, Any], path: Path) -> None:
             next=f"Known: {', '.join(_KEY_SERVICES)}.",
         )
     _refuse_secrets(table.get("store", {}), path, f"[profiles.{name}.store]")
+    if (table.get("keys") == "vault") != ("vault" in table):
+        raise InvalidInput(
+            f'{where} of {path} needs both keys = "vault" and a table [profiles.{name}.vault], or neither.',
+            next="A profile's keys are in one place: say which.",
+        )
+    for key in _KEYSTORE_KEYS:
+        if "vault" in table and key in table:
+            raise InvalidInput(f"'{key}' in {where} of {path} is for a local keystore, and its keys are in a Vault.")
     for url, dataset_id in table.get("datasets", {}).items():
         if not isinstance(dataset_id, str) or not _DATASET_ID.fullmatch(dataset_id):
             raise InvalidInput(f"The id of {url!r} in {where} of {path} is not 32 lower-case hexadecimal digits.")
@@ -267,7 +303,14 @@ def _profile(name: str, table: Mapping[str, Any]) -> Profile:
         store=table.get("store", {}),
         dataset_ids={url.rstrip("/"): dataset_id for url, dataset_id in table.get("datasets", {}).items()},
         passphrase_file=place("passphrase_file"),
+        vault=_vault(name, table["vault"]) if "vault" in table else None,
     )
+
+
+def _vault(name: str, table: Mapping[str, Any]) -> VaultTable:
+    from sealedhealth.keys.vault.table import read_table
+
+    return read_table(table, f"[profiles.{name}.vault] of {config_path()}", _path)
 
 
 # --- connecting ---------------------------------------------------------------------------
@@ -304,25 +347,51 @@ def connect(profile: Profile) -> KeyContext:
     WrongPassphrase
         The passphrase does not open the keystore.
     """
-    from sealedhealth.keys.local import LocalKeyService, keystore_mode
-
     key = _connection_key(profile)
     with _lock:
         context = _connections.get(key)
         if context is None:
-            mode = keystore_mode(profile.keystore)
-            if mode is None:
-                raise AccessDenied(
-                    f"There is no keystore at {profile.keystore}, and without one nothing can be sealed or opened.",
-                    next="Make one with `sealedhealth keystore init`, or name another profile or SEALEDHEALTH_HOME.",
-                )
-            source = None if mode == "development" else lambda: _passphrase(profile, creating=False)
-            service = LocalKeyService.open(profile.keystore, passphrase=source)
-            # Asked for now: later, a wrong passphrase could be taken for an identity that may not read.
-            with suppress(KeyMissing):
-                service.author(profile.author)
-            context = _connections[key] = KeyContext(service, service, service)
+            context = _connections[key] = _connect_vault(profile) if profile.vault else _connect_local(profile)
         return context
+
+
+def _connect_vault(profile: Profile) -> KeyContext:
+    from sealedhealth.keys.vault import VaultKeyService
+
+    assert profile.vault is not None
+    service = VaultKeyService(profile.vault.config, profile.vault.login)
+    return KeyContext(service, service, service)
+
+
+def _connect_local(profile: Profile) -> KeyContext:
+    from sealedhealth.keys.local import LocalKeyService, keystore_mode
+
+    mode = keystore_mode(profile.keystore)
+    if mode is None:
+        raise AccessDenied(
+            f"There is no keystore at {profile.keystore}, and without one nothing can be sealed or opened.",
+            next="Make one with `sealedhealth keystore init`, or name another profile or SEALEDHEALTH_HOME.",
+        )
+    source = None if mode == "development" else lambda: _passphrase(profile, creating=False)
+    service = LocalKeyService.open(profile.keystore, passphrase=source)
+    # Asked for now: later, a wrong passphrase could be taken for an identity that may not read.
+    with suppress(KeyMissing):
+        service.author(profile.author)
+    return KeyContext(service, service, service)
+
+
+@contextmanager
+def substitute(profile: Profile, make: Callable[[KeyContext], KeyContext]) -> Iterator[None]:
+    """Have :func:`connect` give what *make* makes of the connection of *profile*, until the end of the block."""
+    context = connect(profile)
+    key = _connection_key(profile)
+    with _lock:
+        _connections[key] = make(context)
+    try:
+        yield
+    finally:
+        with _lock:
+            _connections[key] = context
 
 
 def create_keystore(profile: Profile, *, development: bool = False) -> KeyContext:
@@ -340,6 +409,11 @@ def create_keystore(profile: Profile, *, development: bool = False) -> KeyContex
     """
     from sealedhealth.keys.local import LocalKeyService, keystore_mode
 
+    if profile.vault is not None:
+        raise InvalidInput(
+            f"The keys of profile {profile.name!r} are in a Vault: it has no keystore.",
+            next="`sealedhealth vault setup` sets a Vault up.",
+        )
     if keystore_mode(profile.keystore) is not None:
         raise AlreadyExists(f"There is a keystore at {profile.keystore} already.", safe="It is unchanged.")
     # Typed once by the user, needed twice: to make the keystore and to open it. Later it is asked for like any other.
@@ -368,7 +442,7 @@ def disconnect() -> None:
 
 
 def _connection_key(profile: Profile) -> tuple[object, ...]:
-    return profile.name, profile.keys, profile.keystore, profile.passphrase_file
+    return profile.name, profile.keys, profile.keystore, profile.passphrase_file, profile.vault
 
 
 def _passphrase(profile: Profile, *, creating: bool) -> str | bytes:

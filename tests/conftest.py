@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 import servers
+import vault_servers
 from hypothesis import settings
 
+from sealedhealth.keys.vault import TokenFileLogin, VaultConfig, VaultKeyService
 from sealedhealth.stores import ObjectStore, open_store
 
 # Machines of CI stall; examples that failed are printed as code to paste, not kept on disk.
@@ -124,3 +127,56 @@ def any_place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
 def s3_place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
     """Each S3 server in turn."""
     return make_place(request.param)
+
+
+# --- Vault ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def vault_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vault_servers.VaultServer]:
+    """OpenBao in memory with the engines mounted, one per worker: not to be sealed or reconfigured."""
+    with vault_servers.dev_server(tmp_path_factory.mktemp("bao")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def raft_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vault_servers.VaultServer]:
+    """A single OpenBao node with raft storage, one per worker: not to be sealed or reconfigured."""
+    with vault_servers.raft_server(tmp_path_factory.mktemp("raft")) as server:
+        yield server
+
+
+@pytest.fixture
+def connect_vault(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., VaultKeyService]]:
+    """Connect to a server (:func:`vault_server` unless given) with a token (root's unless given)."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(
+            server: vault_servers.VaultServer | None = None, *, token: str = "", login: Any = None, **config: Any
+        ) -> VaultKeyService:
+            server = server or request.getfixturevalue("vault_server")
+            if login is None:
+                file = tmp_path_factory.mktemp("token") / "token"
+                file.touch(0o600)
+                file.write_text(token or server.root_token)
+                login = TokenFileLogin(file)
+            settings = {"address": server.address, "timeout_s": 10, "retry_s": 10, **config}
+            return stack.enter_context(VaultKeyService(VaultConfig(**settings), login))
+
+        yield connect
+
+
+@pytest.fixture
+def vault_service(connect_vault: Callable[..., VaultKeyService]) -> VaultKeyService:
+    """The key service with all rights."""
+    return connect_vault()
+
+
+@pytest.fixture
+def vault_proxy(vault_server: vault_servers.VaultServer) -> Iterator[vault_servers.FaultyProxy]:
+    """A proxy in front of :func:`vault_server` that does harm when told to."""
+    proxy = vault_servers.FaultyProxy(vault_server.address)
+    yield proxy
+    proxy.close()

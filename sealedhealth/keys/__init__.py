@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sealedhealth.keys.base import (
     MAX_LINK_SIZE,
     AnchorEntry,
+    AnchorIndex,
     AnchorStore,
     AuthorKey,
     Capabilities,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_LINK_SIZE",
     "AnchorEntry",
+    "AnchorIndex",
     "AnchorStore",
     "AuthorKey",
     "Capabilities",

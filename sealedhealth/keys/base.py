@@ -21,6 +21,7 @@ from sealedhealth.keys.secret import Secret
 
 __all__ = [
     "AnchorEntry",
+    "AnchorIndex",
     "AnchorStore",
     "AuthorKey",
     "Capabilities",
@@ -215,6 +216,19 @@ class AnchorStore(Protocol):
 
     def read_anchor(self, dataset_id: bytes, sequence: int) -> AnchorEntry | None:
         """The entry, or ``None`` when it does not exist. Raises ``StaleReplica`` when freshness is in doubt."""
+        ...
+
+
+@runtime_checkable
+class AnchorIndex(Protocol):
+    """What an anchor store may have beside: finding the last entry at once, where probing would take many requests."""
+
+    def last_anchor(self, dataset_id: bytes, least: int) -> int | None:
+        """The last number of the unbroken run that goes on from *least*, or *least* when nothing follows it.
+
+        ``None`` when it cannot be told this way, for example for want of a right. Raises what
+        :meth:`AnchorStore.read_anchor` raises.
+        """
         ...
 
 

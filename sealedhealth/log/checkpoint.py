@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sealedhealth.errors import MalformedError, TamperedError
+from sealedhealth.errors import MalformedError, TamperedError, WrongKey
 from sealedhealth.format import Header, Kind, open_sealed, seal
 from sealedhealth.keys.base import DataKey, WrappedKey
 from sealedhealth.log.catalogue import Catalogue
@@ -370,6 +370,12 @@ def open_content(
         batch = refs[start : start + _FETCH]
         for ref, data in zip(batch, fetch(batch), strict=True):
             header = Header(Kind.CHECKPOINT_SECTION, manifest.dataset_id, ref.wrapped.key_id, ref.object_id)
+            if ref.wrapped.key_id not in keys:
+                raise WrongKey(
+                    "The wrap of a checkpoint's data key is not genuine.",
+                    safe="Nothing was opened.",
+                    next="If the key service was restored from a backup, this key was wrapped after it: it is lost.",
+                )
             key = keys[ref.wrapped.key_id].object_key(Kind.CHECKPOINT_SECTION, ref.object_id)
             plaintext = open_sealed(key, header, data, root=ref.root)
             if ref.rows == 0:

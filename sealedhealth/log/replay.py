@@ -16,7 +16,7 @@ from sealedhealth.errors import (
     RosterViolation,
     TamperedError,
 )
-from sealedhealth.keys.base import AnchorEntry, AnchorStore, PolicyRef
+from sealedhealth.keys.base import AnchorEntry, AnchorIndex, AnchorStore, PolicyRef
 from sealedhealth.log.changeset import CHANGE_SET_LIMIT, ChangeSet
 from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest
 from sealedhealth.log.envelope import ROOT_AUTHOR, verify_envelope
@@ -91,6 +91,9 @@ class Log:
         Probes in growing steps, then halves: entries are contiguous as long as nobody wasted
         numbers, and :meth:`anchors_from` finds out when somebody did.
         """
+        found = self.anchors.last_anchor(self.dataset_id, least) if isinstance(self.anchors, AnchorIndex) else None
+        if found is not None:
+            return found
         low, step = least, 1
         while self.anchor(low + step) is not None:
             low += step

@@ -8,6 +8,7 @@ In a ``console`` block, a line that begins with ``$`` is a command, which has to
 ``echo $?``.  What is shown under a command is compared with what it says, errors too, and ``...`` stands for anything.
 """
 
+import contextlib
 import doctest
 import os
 import re
@@ -17,6 +18,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import vault_servers
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -115,13 +117,32 @@ def shell():
     shell.close()
 
 
+@pytest.fixture
+def vault(tmp_path_factory, monkeypatch):
+    """Start an empty OpenBao, for hidden code: profiles and the program `bao` find it in place of the page's."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*, raft=False):
+            folder = tmp_path_factory.mktemp("bao")
+            running = vault_servers.raft_server(folder) if raft else vault_servers.dev_server(folder, mount=False)
+            server = stack.enter_context(running)
+            monkeypatch.setenv("SEALEDHEALTH_VAULT_ADDRESS", server.address)
+            monkeypatch.setenv("BAO_ADDR", server.address)
+            monkeypatch.setenv("BAO_TOKEN", server.root_token)
+            monkeypatch.setenv("ADMIN_TOKEN", server.root_token)
+            monkeypatch.setenv("UNSEAL_KEY", server.unseal_key)
+
+        yield start
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_examples(page, shell, tmp_path, monkeypatch):
+def test_examples(page, shell, tmp_path, monkeypatch, vault):
     """The examples of a page, one after the other."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     names = {"__name__": "__main__"}
     names |= {"setenv": monkeypatch.setenv, "keystore": lambda: quick_keystore(monkeypatch)}  # for hidden code
+    names |= {"vault": vault, "page": page.read_text(encoding="utf-8")}
     for kind, code, line in blocks(page.read_text(encoding="utf-8")):
         if kind == "console":
             shell.block(code, f"{page.name}, line {line}")

@@ -152,3 +152,21 @@ def test_drug_pairs():
     assert found.bleeders == SMALLEST_CELL
     assert found.shown == [("A", "B", SMALLEST_CELL)]
     assert found.suppressed == 3
+
+
+def test_with_a_vault(demo):
+    """``--vault`` starts a real OpenBao, gives each part a member of its own, and every theft is refused."""
+    said, _ = demo("--vault", "--json")
+    summary = json.loads(said)
+    assert summary["keys"].startswith("vault")
+    assert summary["setup_calls"] >= 14
+    assert summary["host"]["hits"] == 0
+    assert all(attack["refused"] for attack in summary["attacks"])
+    thefts = [attack for attack in summary["attacks"] if "stolen" in attack["what"]]
+    assert len(thefts) == 5
+    assert {theft["error"] for theft in thefts} == {"AccessDenied"}
+
+
+def test_a_vault_cannot_be_kept(demo):
+    """The keys end with the server, so that keeping the host would keep noise."""
+    demo("--vault", "--keep", str(demo.folder / "kept"), code=2)

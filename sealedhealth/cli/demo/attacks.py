@@ -23,7 +23,7 @@ class Places:
 
     host: Path
     old_host: Path  #: a copy of the host, made before the second commit
-    anchors: Path  #: in the keystore
+    anchors: Path | None  #: in the keystore; None when they are out of reach, in a Vault
     old_anchors: Path  #: a copy of the same age
     state: Path  #: what this client remembers
 
@@ -77,6 +77,7 @@ def attacks(dataset: Dataset, places: Places, first: str, second: str) -> Iterat
         _replace(places.host, places.old_host)
 
     def old_anchors() -> None:
+        assert places.anchors is not None
         _replace(places.anchors, places.old_anchors)
 
     def old_anchors_new_client() -> None:
@@ -91,6 +92,8 @@ def attacks(dataset: Dataset, places: Places, first: str, second: str) -> Iterat
     yield Attack("swap two sealed objects", first, swap, (one, two))
     yield Attack("cut a sealed object short", first, truncate, (one,))
     yield Attack("put yesterday's copy of the host back", first, old_host, (places.host,))
+    if places.anchors is None:
+        return
     yield Attack(
         "put yesterday's anchors back, for a new client",
         first,

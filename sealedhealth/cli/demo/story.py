@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sealedhealth.cli import output
 from sealedhealth.cli.demo.attacks import Outcome, Places, attacks, try_attack
@@ -18,8 +18,11 @@ from sealedhealth.cli.demo.data import SMALLEST_CELL, DrugPairs, count_drug_pair
 from sealedhealth.cli.demo.stage import Stage
 from sealedhealth.dataset import Dataset
 from sealedhealth.errors import InvalidInput, SealedHealthError
-from sealedhealth.profiles import create_keystore, disconnect, load_profile
+from sealedhealth.profiles import connect, create_keystore, disconnect, load_profile
 from sealedhealth.session.engine import Engine
+
+if TYPE_CHECKING:
+    from sealedhealth.cli.demo.vault import Bao
 
 __all__ = ["tell"]
 
@@ -30,11 +33,17 @@ _AFTER_SALT = 64 + 24
 _WORDS = (b"PERSON_ID", b"Acetaminophen", b"Gastrointestinal", b"drug_era", b".parquet")
 
 
-def tell(keep: Path | None) -> dict[str, Any]:
-    """Run the whole demonstration; what came out of it."""
+def tell(keep: Path | None, *, vault: bool = False) -> dict[str, Any]:
+    """Run the whole demonstration, with the keys in a keystore or in a Vault of its own; what came out of it."""
     started = time.monotonic()
     with _place(keep) as place, _own_profile(place):
-        summary = _Story(place).run()
+        if vault:
+            from sealedhealth.cli.demo.vault import running
+
+            with running(place) as server:
+                summary = _VaultStory(place, server).run()
+        else:
+            summary = _Story(place).run()
     summary["seconds"] = round(time.monotonic() - started, 1)
     stage = Stage()
     if keep is None:
@@ -83,6 +92,9 @@ def _own_profile(place: Path) -> Iterator[None]:
 class _Story:
     """The steps, in order; each adds to :attr:`summary`."""
 
+    writer = _PROFILE  #: the profile that seals
+    keys_are_in = "a keystore [{}: this demonstration only]"
+
     def __init__(self, place: Path) -> None:
         self.place = place
         self.host = place / "host"
@@ -101,14 +113,21 @@ class _Story:
 
     # --- the producer -----------------------------------------------------------------
 
+    def prepare(self) -> str:
+        """Make the keys and the dataset; the key service's label."""
+        profile = load_profile(_PROFILE)
+        label = create_keystore(profile, development=True).service.capabilities().label
+        Dataset.create(self.url, profile=profile)
+        self.stage.code("sealedhealth create host")
+        return label
+
     def seal(self) -> None:
         """Write the tables, and seal them into the host's directory."""
         stage = self.stage
         stage.title("1. A hospital seals its data before it leaves the machine")
         rows = export_tables(self.hospital)
-        profile = load_profile(_PROFILE)
-        label = create_keystore(profile, development=True).service.capabilities().label
-        dataset = Dataset.create(self.url, profile=profile)
+        label = self.prepare()
+        dataset = Dataset.open(self.url, profile=self.writer)
         clock = time.monotonic()
         done = dataset.put(f"{self.hospital}/", message="GiBleed, first export")
         took = time.monotonic() - clock
@@ -116,11 +135,10 @@ class _Story:
             f"GiBleed: {rows['person']:,} synthetic persons in {len(rows)} OMOP tables, {sum(rows.values()):,} rows,"
             f" as Parquet and CSV."
         )
-        stage.code("sealedhealth create host")
         stage.code('sealedhealth put hospital/ host -m "GiBleed, first export"')
         stage.say(
             f"{done.files} files, {output.human_size(done.size)}, sealed in {took:.1f} s, in one commit."
-            f" The keys stay in a keystore [{label}: this demonstration only] that the host never sees."
+            f" The keys stay in {self.keys_are_in.format(label)} that the host never sees."
         )
         self.summary |= {
             "persons": rows["person"],
@@ -197,27 +215,38 @@ class _Story:
         """A second commit; then everything that a host could try."""
         stage = self.stage
         stage.title("4. The host, or a thief with an old backup, meddles")
-        profile = load_profile(_PROFILE)
-        places = Places(
-            self.host, self.place / "old-host", profile.keystore / "anchors", self.place / "old-anchors", profile.state
-        )
+        places = self.places()
         shutil.copytree(places.host, places.old_host)
-        shutil.copytree(places.anchors, places.old_anchors)
-        dataset = Dataset.open(self.url, profile=_PROFILE)
-        dataset.put(str(self.hospital / "csv" / "person.csv"), "csv/person-corrected.csv", message="a correction")
+        if places.anchors is not None:
+            shutil.copytree(places.anchors, places.old_anchors)
+        Dataset.open(self.url, profile=self.writer).put(
+            str(self.hospital / "csv" / "person.csv"), "csv/person-corrected.csv", message="a correction"
+        )
         victims = ("parquet/drug_era.parquet", "parquet/measurement.parquet")
         scratch = self.place / "scratch"
         scratch.mkdir()
+        dataset = Dataset.open(self.url, profile=_PROFILE)
         outcomes = [try_attack(attack, scratch, self._read_anew) for attack in attacks(dataset, places, *victims)]
+        outcomes += self.thefts()
         stage.outcomes(outcomes)
         self._read_anew(victims[0])
         report = Dataset.open(self.url, profile=_PROFILE).verify()
         stage.say(f"Everything put right again: {report.files} files and {report.commits} commits verify.")
         for folder in (places.old_host, places.old_anchors):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         self.summary["attacks"] = [asdict(outcome) for outcome in outcomes]
         self.summary["verified"] = {"files": report.files, "commits": report.commits}
         _refuse_unnoticed(outcomes)
+
+    def places(self) -> Places:
+        """What can be meddled with."""
+        profile = load_profile(_PROFILE)
+        anchors = profile.keystore / "anchors"
+        return Places(self.host, self.place / "old-host", anchors, self.place / "old-anchors", profile.state)
+
+    def thefts(self) -> list[Outcome]:
+        """What a thief of credentials tries; with one keystore for everybody, that is everything."""
+        return []
 
     def _read_anew(self, path: str) -> bytes:
         """Read as a job that has just started, with nothing in memory."""
@@ -225,6 +254,46 @@ class _Story:
         Engine.forget(self.url, load_profile(_PROFILE))
         content: bytes = Dataset.open(self.url, profile=_PROFILE).fs.cat_file(path)
         return content
+
+
+class _VaultStory(_Story):
+    """The same with a member of its own for each part, and no keystore."""
+
+    writer = "demo-hospital"
+    keys_are_in = "{}, a real OpenBao,"
+
+    def __init__(self, place: Path, server: Bao) -> None:
+        super().__init__(place)
+        self.server = server
+
+    def prepare(self) -> str:
+        """Set a Vault up from nothing."""
+        calls = self.server.set_up(self.url)
+        label = connect(load_profile(_PROFILE)).service.capabilities().label
+        for line in (
+            "sealedhealth vault setup --yes",
+            "sealedhealth create host --profile demo-dpo",
+            "sealedhealth vault setup host --yes",
+            "sealedhealth vault enrol demo-hospital producer host --yes",
+            "sealedhealth vault author demo-hospital host --role producer",
+            "sealedhealth vault enrol demo reader host --yes",
+        ):
+            self.stage.code(line)
+        self.stage.say(
+            f"Mounts, policies and roles by {calls} API calls, which --dry-run prints for review. The hospital gets new"
+            " data keys and can open none; the job opens and can neither write nor sign."
+        )
+        self.summary["setup_calls"] = calls
+        return label
+
+    def places(self) -> Places:
+        """The anchors are out of reach."""
+        state = load_profile(_PROFILE).state
+        return Places(self.host, self.place / "old-host", None, self.place / "old-anchors", state)
+
+    def thefts(self) -> list[Outcome]:
+        """The hospital's credentials are stolen."""
+        return list(self.server.thefts())
 
 
 def _count_words(files: list[Path]) -> int:
