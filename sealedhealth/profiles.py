@@ -59,9 +59,11 @@ if TYPE_CHECKING:
     from sealedhealth.keys.vault.table import VaultTable
 
 __all__ = [
+    "MIN_PASSPHRASE",
     "KeyContext",
     "PassphrasePrompt",
     "Profile",
+    "change_passphrase",
     "config_path",
     "connect",
     "create_keystore",
@@ -74,6 +76,7 @@ __all__ = [
 ]
 
 DEFAULT_PROFILE = "local"
+MIN_PASSPHRASE = 8  #: characters of a new passphrase
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DATASET_ID = re.compile(r"[0-9a-f]{32}")
@@ -406,6 +409,8 @@ def create_keystore(profile: Profile, *, development: bool = False) -> KeyContex
         There is a keystore already.
     AccessDenied
         A passphrase is needed and nothing supplies one.
+    InvalidInput
+        It is shorter than :data:`MIN_PASSPHRASE` characters.
     """
     from sealedhealth.keys.local import LocalKeyService, keystore_mode
 
@@ -417,7 +422,7 @@ def create_keystore(profile: Profile, *, development: bool = False) -> KeyContex
     if keystore_mode(profile.keystore) is not None:
         raise AlreadyExists(f"There is a keystore at {profile.keystore} already.", safe="It is unchanged.")
     # Typed once by the user, needed twice: to make the keystore and to open it. Later it is asked for like any other.
-    answers = [] if development else [_passphrase(profile, creating=True)] * 2
+    answers = [] if development else [_long_enough(_passphrase(profile, creating=True))] * 2
 
     def source() -> str | bytes:
         return answers.pop() if answers else _passphrase(profile, creating=False)
@@ -429,6 +434,46 @@ def create_keystore(profile: Profile, *, development: bool = False) -> KeyContex
     with _lock:
         _connections[_connection_key(profile)] = context
     return context
+
+
+def change_passphrase(profile: Profile, new_file: Path | None = None) -> None:
+    """Give the local keystore of *profile* another passphrase: what *new_file* holds, or what a human types.
+
+    Raises
+    ------
+    WrongPassphrase
+        The present passphrase does not open the keystore.
+    InvalidInput
+        The new one is too short, or this is a development keystore.
+    """
+    from sealedhealth.keys.local import LocalKeyService, read_passphrase_file
+
+    service = connect(profile).service
+    if not isinstance(service, LocalKeyService):
+        raise InvalidInput("Only a local keystore has a passphrase.", safe="Nothing was changed.")
+    if new_file is not None:
+        answer: str | bytes = read_passphrase_file(new_file)
+    elif _prompt is not None:
+        answer = _prompt(profile.keystore, creating=True)
+    else:
+        raise AccessDenied(
+            "There is no terminal to ask for the new passphrase on.",
+            safe="Nothing was changed.",
+            next="Put it in a file only you can read, and name that: --new-file FILE.",
+        )
+    service.change_passphrase(lambda: _long_enough(answer))
+
+
+def _long_enough(given: str | bytes) -> str | bytes:
+    """*given*, when it is long enough for a new passphrase. Raises ``InvalidInput``."""
+    text = given.decode(errors="replace") if isinstance(given, bytes) else given
+    if len(text) < MIN_PASSPHRASE:
+        raise InvalidInput(
+            f"A new passphrase needs at least {MIN_PASSPHRASE} characters.",
+            safe="Nothing was made or changed.",
+            next="Take a longer one, such as four or more random words.",
+        )
+    return given
 
 
 def disconnect() -> None:

@@ -158,10 +158,10 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
-        output.interrupted()
+        output.interrupted(_verb(arguments), INTERRUPTED)
         return INTERRUPTED
     except _Terminated:
-        output.interrupted()
+        output.interrupted(_verb(arguments), TERMINATED)
         return TERMINATED
     except click.ClickException as error:
         output.usage_error(error)
@@ -180,6 +180,10 @@ def run(arguments: list[str]) -> int:
         output.unexpected(error)
         return 1
     return 0
+
+
+def _verb(arguments: list[str]) -> str:
+    return next((argument for argument in arguments if argument in _VERBS), "")
 
 
 def _debug(error: BaseException) -> None:

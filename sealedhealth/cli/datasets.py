@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ def create_command(profile_name: str | None, url: str, grace: timedelta | None) 
     sealedhealth create s3://bucket/cardio-2026
     sealedhealth create --profile chu-lille /mnt/export/cardio-2026
     """
+    _warn_of_place(url)
     from sealedhealth.dataset import Dataset
     from sealedhealth.keys.local import keystore_mode
     from sealedhealth.profiles import create_keystore
@@ -84,6 +86,24 @@ def create_command(profile_name: str | None, url: str, grace: timedelta | None) 
         },
         f"Made dataset {dataset.id}\n  at {dataset.url}\n  keys in {place}: {next_step}",
     )
+
+
+def _warn_of_place(url: str) -> None:
+    """Say what a new dataset at *url* does not do for what is there, when somebody could believe otherwise."""
+    from pathlib import Path
+
+    from sealedhealth.session import normal_url
+
+    scheme, _, rest = normal_url(url).partition("://")
+    if scheme == "memory":
+        output.warn("memory:// is the memory of this command: the dataset is gone when it ends")
+    if scheme != "file":
+        return
+    with suppress(OSError):
+        if any(item.name not in {".sealedhealth", "objects"} for item in Path(rest).iterdir()):
+            output.warn(
+                f"{rest} holds files already: they stay there as plaintext, for its host to see; `put` seals copies"
+            )
 
 
 @verb("register")

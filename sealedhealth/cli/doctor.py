@@ -131,6 +131,8 @@ def _keystore(chosen: Profile) -> Iterator[Finding]:
         yield Finding("keystore", "warning", f"{chosen.keystore} is a development keystore: not for real data")
     else:
         yield Finding("keystore", "ok", f"{chosen.keystore}, protected by a passphrase")
+    with tempfile.TemporaryFile(dir=chosen.keystore):  # a commit needs its anchor there
+        yield Finding("keystore writing", "ok", "it can be written")
     status = chosen.keystore.stat()
     if os.name == "posix" and (status.st_mode & 0o077 or status.st_uid != os.geteuid()):
         yield Finding("keystore access", "failed", f"others may read {chosen.keystore}: chmod -R go= it", 4)

@@ -53,13 +53,18 @@ def put_command(
     put - URL/a.csv          standard input as URL/a.csv
 
     Symbolic links and directories named as SRC are followed. Inside a directory, links are refused unless --links says
-    otherwise; devices, sockets and pipes always are. Empty directories are not kept.
+    otherwise; devices, sockets and pipes always are. Empty directories are not kept. Names are kept in Unicode's form
+    NFC; refused are control characters, backslashes, names that are not UTF-8, and paths above 4096 bytes.
+
+    What comes in by a pipe is committed when the pipe ends, also when the program that fills it has failed: put cannot
+    know. Where that can happen, write to a file first, and put that when the program has succeeded.
 
     Examples
     --------
     sealedhealth put exports/ s3://bucket/cardio/labs -m "labs, week 12"
     sealedhealth put --update --commit-every 10GiB /data/imaging s3://bucket/cardio
-    pg_dump cohort | gzip | sealedhealth put - s3://bucket/cardio/dump.sql.gz
+    pg_dump cohort > /secure/tmp/dump.sql && sealedhealth put /secure/tmp/dump.sql s3://bucket/cardio
+    gzip < dump.sql | sealedhealth put - s3://bucket/cardio/dump.sql.gz
     """
     dataset, path = open_dataset(url, profile_name)
     with output.progress("sealing") as bar:

@@ -11,7 +11,7 @@ import click
 
 from sealedhealth.cli import output
 from sealedhealth.cli.options import profile, verb
-from sealedhealth.errors import IntegrityError, NotFound, UnsupportedFormat
+from sealedhealth.errors import IntegrityError, InvalidInput, NotFound, UnsupportedFormat
 
 if TYPE_CHECKING:
     from sealedhealth.stores import ObjectStore
@@ -38,7 +38,8 @@ def inspect_command(profile_name: str | None, target: str, objects: bool) -> Non
     """
     from sealedhealth.stores import open_store
 
-    place = target if "://" in target else os.path.abspath(os.path.expanduser(target))  # noqa: PTH100, PTH111
+    bare = target.removeprefix("sealed::").removeprefix("sealed+")
+    place = bare if "://" in bare else os.path.abspath(os.path.expanduser(bare))  # noqa: PTH100, PTH111
     options = profile(profile_name).store
     store = open_store(place, options)
     found = _dataset(store, objects=objects)
@@ -81,6 +82,7 @@ def _dataset(store: ObjectStore, *, objects: bool) -> dict[str, Any] | None:
 
 def _file(store: ObjectStore, name: str) -> dict[str, Any] | None:
     from sealedhealth.format import HEADER_SIZE
+    from sealedhealth.format.header import MAGIC
     from sealedhealth.log.changeset import CHANGE_SET_LIMIT
     from sealedhealth.log.envelope import MAGIC as LOG_MAGIC
 
@@ -92,6 +94,12 @@ def _file(store: ObjectStore, name: str) -> dict[str, Any] | None:
     where = {"url": f"{store.url}/{name}", "size": size}
     if start.startswith(LOG_MAGIC):
         return {**_log_file(store.get(name, limit=CHANGE_SET_LIMIT)), **where}
+    if not start.startswith(MAGIC):
+        raise InvalidInput(
+            f"{where['url']} is not a sealed object, nor a file of a dataset's log: it begins otherwise.",
+            safe="It was only read.",
+            next="Name the root of a dataset, or a file in it.",
+        )
     return {**_object(start, size), **where}
 
 

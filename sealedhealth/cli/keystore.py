@@ -1,4 +1,4 @@
-"""``sealedhealth keystore``: make, list, copy and restore the local keystore."""
+"""``sealedhealth keystore``: make, list, copy and restore the local keystore, and change its passphrase."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def _init(profile_name: str | None, development: bool) -> None:
     """Make a keystore.
 
     The passphrase is asked for twice on the terminal, or read from the file that SEALEDHEALTH_PASSPHRASE_FILE or the
-    profile names. Where the keystore goes: SEALEDHEALTH_HOME, or the profile's `keystore`.
+    profile names; it needs 8 characters or more. Where the keystore goes: the profile's `keystore`, else `keystore` in
+    SEALEDHEALTH_HOME, else in the platform's directory for data (Linux: ~/.local/share/sealedhealth).
 
     Examples
     --------
@@ -99,7 +100,7 @@ def _backup(profile_name: str | None, file: Path, development: bool) -> None:
     Keys stay sealed in it, under the passphrase of this moment. It also holds the anchors, which say what the latest
     commit of each dataset is: a restored backup that is older than the last commit is noticed and refused
     (AnchorRolledBack), so back up after each commit. A backup keeps keys that are destroyed later: delete it when that
-    matters.
+    matters. FILE must not lie in the local store of a dataset.
 
     Examples
     --------
@@ -128,5 +129,33 @@ def _restore(profile_name: str | None, file: Path) -> None:
     output.emit({"keystore": str(chosen.keystore), "restored": str(file)}, f"Restored {chosen.keystore}.")
 
 
-for _command in (_init, _list, _backup, _restore):
+@verb("passphrase")
+@click.option(
+    "--new-file", type=click.Path(path_type=Path), metavar="FILE", help="Read the new passphrase from FILE, do not ask."
+)
+def _passphrase(profile_name: str | None, new_file: Path | None) -> None:
+    """Give the keystore another passphrase.
+
+    The new one is asked for twice on the terminal, or read from FILE, which only you may be able to read. The present
+    one comes from where it always does. Keys, datasets and running programs are not affected. Backups made before
+    still open with the old passphrase: where that matters, destroy them and take a new one.
+
+    Examples
+    --------
+    sealedhealth keystore passphrase
+    sealedhealth keystore passphrase --new-file /run/secrets/new-phrase
+    """
+    from sealedhealth.profiles import change_passphrase
+
+    chosen = profile(profile_name)
+    change_passphrase(chosen, new_file)
+    output.emit(
+        {"keystore": str(chosen.keystore), "changed": True},
+        f"{chosen.keystore} has another passphrase; older backups still open with the old one.",
+    )
+    if chosen.passphrase_file is not None:
+        output.note(f"{chosen.passphrase_file} has to hold it from now on.")
+
+
+for _command in (_init, _list, _backup, _restore, _passphrase):
     keystore_command.add_command(_command)

@@ -237,13 +237,15 @@ def _ask_passphrase(keystore: Path, *, creating: bool) -> str:
     """The passphrase, typed on the terminal; twice for a new one."""
     if not creating:
         return getpass.getpass(f"Passphrase of {keystore}: ")
+    from sealedhealth.profiles import MIN_PASSPHRASE
+
     output.note(
         "Without the keystore and its passphrase nothing sealed can ever be opened: keep copies of both, apart."
     )
     while True:
         answer = getpass.getpass(f"New passphrase for {keystore}: ")
-        if not answer:
-            output.note("It must not be empty.")
+        if len(answer) < MIN_PASSPHRASE:
+            output.note(f"It needs at least {MIN_PASSPHRASE} characters.")
         elif getpass.getpass("Again: ") == answer:
             return answer
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -198,8 +199,27 @@ def os_error(problem: OSError) -> int:
     what = problem.strerror or type(problem).__name__
     if isinstance(problem.filename, str):
         what = f"{problem.filename}: {what}"
-    _report(type(problem).__name__, what, "The last commit is untouched.", "", code)
+    safe_ = "What is committed stays as it is, and no half-written file is left."
+    _report(type(problem).__name__, what, safe_, _NEXT.get(problem.errno or 0, "Check that path and its disk."), code)
     return code
+
+
+_NO_ROOM = "Make room, or name another place, and run it again; with --update, put and get skip what is done."
+_PERMISSION = "Check the owner and the permissions of that file or directory, or name another."
+_PLACE = "Name another path."
+_NEXT = {
+    errno.ENOENT: "Check the path.",
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: "That disk is read-only: name another place.",
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: _NO_ROOM,
+    errno.ENOTDIR: _PLACE,
+    errno.EISDIR: _PLACE,
+    errno.EEXIST: _PLACE,
+    errno.ENAMETOOLONG: _PLACE,
+}
 
 
 def usage_error(problem: click.ClickException) -> None:
@@ -221,9 +241,21 @@ def unexpected(problem: BaseException) -> None:
     )
 
 
-def interrupted() -> None:
-    """Report that the user stopped the command."""
-    _report("Interrupted", "Interrupted. The last commit is whole; nothing after it became visible.", "", "", 130)
+_READING = frozenset({"cat", "diff", "doctor", "du", "inspect", "log", "ls", "profile", "verify"})
+
+
+def interrupted(verb: str, exit_code: int) -> None:
+    """Report that the user stopped *verb*, or that somebody ended the process."""
+    safe_, next_ = "A change is whole or was not made.", "Look with `sealedhealth log URL`, then run it again."
+    if verb in _READING:
+        safe_, next_ = "Nothing was changed.", "Run it again."
+    elif verb == "put":
+        safe_ = "What was committed before is whole, and nothing else became visible."
+        next_ = "Run it again; --update skips what is there already."
+    elif verb == "get":
+        safe_ = "Each file that arrived is whole and checked; the dataset is unchanged."
+        next_ = "Run it again; --update skips what has arrived already."
+    _report("Interrupted", "Interrupted.", safe_, next_, exit_code)
 
 
 # --- progress -----------------------------------------------------------------------------

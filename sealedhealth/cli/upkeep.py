@@ -59,10 +59,12 @@ def gc_command(profile_name: str | None, url: str, grace: timedelta | None, dry_
     report = dataset.gc(grace=grace, dry_run=dry_run)
     verb_ = "Would delete" if dry_run else "Deleted"
     waiting = f"; {report.waiting:,} unreferenced ones wait for their grace" if report.waiting else ""
+    files = "1 unfinished file" if report.unfinished == 1 else f"{report.unfinished:,} unfinished files"
+    unfinished = f"; {files} of writers that died removed" if report.unfinished else ""
     output.emit(
         asdict(report),
         f"{verb_} {report.dropped:,} dropped and {report.orphans:,} unreferenced objects,"
-        f" {output.human_size(report.bytes)}{waiting}.",
+        f" {output.human_size(report.bytes)}{waiting}{unfinished}.",
     )
 
 
@@ -139,5 +141,6 @@ def destroy_command(
     output.emit(
         asdict(report),
         f"Destroyed {len(report.keys)} data key{'' if len(report.keys) == 1 else 's'};"
-        f" {report.proved} wraps were tried and none opens any more. {report.survivors} other keys wrapped again.",
+        f" {report.proved} {'wrap was' if report.proved == 1 else 'wraps were'} tried and none opens any more."
+        f" {report.survivors} other key{'' if report.survivors == 1 else 's'} wrapped again.",
     )

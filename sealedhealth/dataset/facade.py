@@ -379,7 +379,11 @@ class Dataset(Upkeep):
         logical = inside(path)
         old = self.session.at(at).snapshot
         if logical and old.get(logical) is None and not old.is_dir(logical):
-            raise NotFound(f"There is no {logical} in that snapshot.", safe="Nothing was changed.")
+            raise NotFound(
+                f"There is no {logical} in that snapshot.",
+                safe="Nothing was changed.",
+                next=f"See what it holds: `sealedhealth ls --at {at} URL`.",
+            )
         with self._change(message or f"restore {logical or 'everything'} from {at}") as change:
             staged = change.staged
             changes = list(differences(staged.view, old, logical))

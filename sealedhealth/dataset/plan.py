@@ -78,7 +78,11 @@ def plan_put(sources: Sequence[str], target: str, view: View | None, *, links: L
         above = path.rpartition("/")[0]
         while above:
             if above in found:
-                raise InvalidInput(f"{above} would be a file and a directory at once.", safe=_SAFE)
+                raise InvalidInput(
+                    f"{above} would be a file and a directory at once.",
+                    safe=_SAFE,
+                    next="Put them under different paths.",
+                )
             above = above.rpartition("/")[0]
     return [found[path] for path in sorted(found)]
 
@@ -119,11 +123,19 @@ def _directory(source: str, folder: str, links: Links, chain: tuple[tuple[int, i
         try:
             status = item.stat()
         except FileNotFoundError:
-            raise NotFound(f"{item.path} leads nowhere, or has just been deleted.", safe=_SAFE) from None
+            raise NotFound(
+                f"{item.path} leads nowhere, or has just been deleted.",
+                safe=_SAFE,
+                next="Mend the link, or leave links out: --links skip.",
+            ) from None
         if stat.S_ISDIR(status.st_mode):
             here = (status.st_dev, status.st_ino)
             if here in chain:
-                raise InvalidInput(f"{item.path} leads back to a directory above it.", safe=_SAFE)
+                raise InvalidInput(
+                    f"{item.path} leads back to a directory above it.",
+                    safe=_SAFE,
+                    next="Remove the link, or leave links out: --links skip.",
+                )
             yield from _directory(item.path, path, links, (*chain, here))
         elif stat.S_ISREG(status.st_mode):
             yield _upload(item.path, path, status)

@@ -97,5 +97,9 @@ def parse_id(text: str, what: str) -> bytes:
     except ValueError:
         parsed = b""
     if len(parsed) != 16:
-        raise InvalidInput(f"{text!r} is no id of a {what}: that is 32 hexadecimal digits.")
+        raise InvalidInput(
+            f"{text!r} is no id of a {what}: that is 32 hexadecimal digits.",
+            safe="Nothing was changed.",
+            next=f"`sealedhealth {'keystore list' if what == 'dataset' else 'log --json URL'}` shows the ids.",
+        )
     return parsed

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from fsspec.callbacks import Callback
 
+from sealedhealth.errors import SealedHealthError
+
 if TYPE_CHECKING:
     from sealedhealth.log.entry import Entry
     from sealedhealth.session import Session, Transaction
@@ -55,6 +57,18 @@ def local_file(target: str) -> Iterator[BinaryIO]:
         with open(target, "wb") as direct:  # noqa: PTH123 - as os.stat
             yield direct
         return
+    try:
+        with _whole(target, mode) as file:
+            yield file
+    except SealedHealthError:
+        raise
+    except OSError as error:
+        # Of the disk: it names the file that was asked for, not the one beside it that nobody has heard of.
+        raise OSError(error.errno, error.strerror, target) from None
+
+
+@contextmanager
+def _whole(target: str, mode: int | None) -> Iterator[BinaryIO]:
     folder = os.path.dirname(target)  # noqa: PTH120 - strings throughout
     os.makedirs(folder, exist_ok=True)  # noqa: PTH103
     temporary = os.path.join(folder, f".sealedhealth-{secrets.token_hex(8)}.part")  # noqa: PTH118

@@ -44,6 +44,8 @@ SIGNATURE_SIZE = 96
 ROOT_AUTHOR = bytes(16)  #: author id of the root key
 _HEAD = struct.Struct(">8sBBH16sI")
 ENVELOPE_OVERHEAD = _HEAD.size + SIGNATURE_SIZE
+_UNUSED = "It was not used."
+_COPY = "Restore the file from another copy of the store."
 
 
 class FileKind(IntEnum):
@@ -58,6 +60,11 @@ class FileKind(IntEnum):
     def label(self) -> bytes:
         """The bytes that a signature of this kind starts with."""
         return b"sealedhealth/v1/" + self.name.lower().replace("_", "-").encode() + b"\0"
+
+    @property
+    def called(self) -> str:
+        """Its name in messages; of a descriptor, the file's too."""
+        return f"{self.name.lower().replace('_', ' ')}{' (.sealedhealth/dataset)' if self == self.DESCRIPTOR else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +98,22 @@ def split_envelope(kind: FileKind, data: bytes, *, limit: int) -> Envelope:
     MalformedError
         A payload longer than *limit* bytes or than the file.
     """
+    called = kind.called
     if len(data) < ENVELOPE_OVERHEAD:
-        raise MalformedError(f"A {kind.name.lower()} file is too short ({len(data)} bytes).")
+        raise MalformedError(f"The {called} is too short ({len(data)} bytes).", safe=_UNUSED, next=_COPY)
     magic, version, got_kind, zero, author_id, length = _HEAD.unpack_from(data)
     if magic != MAGIC:
-        raise UnsupportedFormat("This is not a sealedhealth log file.")
+        raise UnsupportedFormat(f"The {called} is no file of a log.", safe=_UNUSED, next=_COPY)
     if version != 1:
         raise UnsupportedFormat(f"Log format version {version} is unknown.", next="Upgrade sealedhealth.")
     if got_kind != kind or zero != 0:
-        raise UnsupportedFormat(f"A log file of kind {got_kind} stands where a {kind.name.lower()} belongs.")
+        raise UnsupportedFormat(
+            f"A log file of kind {got_kind} stands where the {called} belongs.", safe=_UNUSED, next=_COPY
+        )
     if length > limit or _HEAD.size + length + SIGNATURE_SIZE > len(data):
-        raise MalformedError(f"The payload of a {kind.name.lower()} file has no valid length ({length} bytes).")
+        raise MalformedError(
+            f"The payload of the {called} has no valid length ({length} bytes).", safe=_UNUSED, next=_COPY
+        )
     end = _HEAD.size + length
     return Envelope(
         kind=kind,

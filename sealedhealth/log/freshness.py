@@ -28,7 +28,8 @@ def check_seen(log: Log, state: LogState, seen_sequence: int, seen_digest: bytes
         raise AnchorRolledBack(
             f"This client has seen commit {seen_sequence}, and the key service's anchors end before it.",
             safe="Nothing was opened.",
-            next="Find out whether the key service was restored from an old backup; the store still has the later log.",
+            next="Find out whether the key service was restored from an old backup; the store still has the later log."
+            " See 'Back up the keystore' in the documentation.",
         )
     if file_digest(entry.link) != seen_digest:
         raise RolledBack(
@@ -50,7 +51,8 @@ def check_still_anchored(state: LogState, entry: AnchorEntry | None) -> None:
         raise AnchorRolledBack(
             f"The key service had an anchor for commit {state.sequence}, and has none any more.",
             safe="Nothing was written.",
-            next="Find out whether the key service was restored from an old backup; the store still has the later log.",
+            next="Find out whether the key service was restored from an old backup; the store still has the later log."
+            " See 'Back up the keystore' in the documentation.",
         )
     if state.sequence == state.head_sequence and file_digest(entry.link) != state.head:
         raise RolledBack(
@@ -85,5 +87,6 @@ def check_store_not_ahead(log: Log, state: LogState) -> bool:
     raise AnchorRolledBack(
         f"The log on the store goes on after commit {state.sequence}, where the key service's anchors end.",
         safe="Nothing was opened or written.",
-        next="The key service was probably restored from an old backup: restore a newer one.",
+        next="The key service was probably restored from an old backup: restore a newer one, or see"
+        " 'Back up the keystore' in the documentation.",
     )

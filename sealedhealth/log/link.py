@@ -91,7 +91,11 @@ class Descriptor:
         """
         envelope = split_envelope(FileKind.DESCRIPTOR, data, limit=_DESCRIPTOR.size)
         if len(envelope.payload) != _DESCRIPTOR.size:
-            raise MalformedError("The descriptor has a wrong length.")
+            raise MalformedError(
+                "The descriptor (.sealedhealth/dataset) has a wrong length.",
+                safe="It was not used.",
+                next="Restore the file from another copy of the store.",
+            )
         descriptor = cls(*_DESCRIPTOR.unpack(envelope.payload))
         if dataset_id is not None and descriptor.dataset_id != dataset_id:
             wanted = dataset_id.hex()

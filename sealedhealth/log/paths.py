@@ -142,4 +142,4 @@ def _refuse(path: str) -> NoReturn:
         problem = f"it holds a character that Unicode {unicodedata.unidata_version} does not have yet"
         fix = "Rename the file, or use a newer Python."
     shown = path if len(path) <= _SHOWN else path[:_SHOWN] + "…"
-    raise InvalidPath(f"The path {shown!r} cannot be used: {problem}.", safe="Nothing was written.", next=fix)
+    raise InvalidPath(f"The path {shown!r} cannot be used: {problem}.", safe="Nothing was read or written.", next=fix)

@@ -251,7 +251,8 @@ class Log:
                 raise MissingError(
                     f"The store lacks the change set {lacking[0].change_id.hex()} of commit {link.sequence}.",
                     safe="Nothing was skipped: a commit counts whole or not at all.",
-                    next=f"Restore {change_name(lacking[0].change_id)} from a copy of the store.",
+                    next=f"Restore {change_name(lacking[0].change_id)} from a copy of the store. If an older copy"
+                    " was put back as a whole, put the newest one back.",
                 )
             accepted = state.advance(link, entry.link, {ref.change_id: fetched[ref.change_id] for ref in link.changes})
             for ref in link.changes:

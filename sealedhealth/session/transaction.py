@@ -358,7 +358,11 @@ class Transaction:
         with self._lock:
             self._need_curator("remove tags")
             if name not in self._tags and name not in self._session.snapshot.tags:
-                raise NotFound(f"There is no tag {name!r}.")
+                raise NotFound(
+                    f"There is no tag {name!r}.",
+                    safe="Nothing was changed.",
+                    next="`sealedhealth tag URL` lists the tags.",
+                )
             self._tags[name] = None
 
     def _found(self, path: str) -> Entry:

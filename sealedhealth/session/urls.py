@@ -10,6 +10,11 @@ from sealedhealth.profiles import Profile, connect
 
 __all__ = ["find_root", "lookup", "normal_url", "refuse_nesting"]
 
+_UNKNOWN = (
+    "Check the URL and the profile. A new dataset: `sealedhealth create`. One that has moved, or whose keystore was"
+    " restored: `sealedhealth register ID URL`."
+)
+
 
 def normal_url(url: str) -> str:
     """The one spelling of a store URL: no ``sealed`` prefix, no trailing slash, local paths absolute.
@@ -51,7 +56,7 @@ def lookup(url: str, profile: Profile, registry: Registry) -> DatasetRef:
         if pinned is None:
             raise NotFound(
                 f"The key service knows no dataset at {url}.",
-                next="Check the URL and the profile; make a dataset with `sealedhealth create`.",
+                next=_UNKNOWN,
             ) from None
         return DatasetRef(bytes.fromhex(pinned), (url,))
     return ref
@@ -71,7 +76,7 @@ def find_root(url: str, profile: Profile) -> tuple[str, str]:
             return prefix, url[len(prefix) :].strip("/")
     raise NotFound(
         f"The key service knows no dataset at {url}, nor above it.",
-        next="Check the URL and the profile; make a dataset with `sealedhealth create`.",
+        next=_UNKNOWN,
     )
 
 

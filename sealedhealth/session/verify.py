@@ -111,11 +111,10 @@ def verify(session: Session, *, data: bool = True, progress: Callable[[int], Non
         failures=tuple(failures),
     )
     if failures:
-        shown = "; ".join(failures[:_SHOWN])
+        shown = "; ".join(failure.rstrip(".") for failure in failures[:_SHOWN])
+        checks = "1 check" if len(failures) == 1 else f"{len(failures)} checks"
         more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-        raise VerificationFailed(
-            f"{len(failures)} checks failed: {shown}{more}.", failures=tuple(failures), report=report
-        )
+        raise VerificationFailed(f"{checks} failed: {shown}{more}.", failures=tuple(failures), report=report)
     return report
 
 

@@ -50,14 +50,17 @@ def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStor
     try:
         fs, root = url_to_fs(url, **made_with)
     except ImportError as error:
-        extra = "s3" if protocol in {"s3", "s3a"} else protocol
+        following = f"See fsspec's documentation for {protocol}."
+        if protocol in {"s3", "s3a"}:
+            following = "Install it: pip install 'sealedhealth[s3]'."
         raise invalid_url(
-            f"{shown} needs a package that is not installed ({error.name or error}).",
-            f"Install it: pip install 'sealedhealth[{extra}]', or see fsspec's documentation for {protocol}.",
+            f"{shown} needs a package that is not installed ({error.name or error}).", following
         ) from None
     except (KeyError, TypeError, ValueError) as error:
         said = Scrubber(options)(str(error))
-        raise invalid_url(f"{shown} cannot be opened: {said}.", "Correct the URL or the store's options.") from None
+        raise invalid_url(
+            f"{shown} cannot be opened: {said.rstrip('.')}.", "Correct the URL or the store's options."
+        ) from None
 
     if isinstance(fs, LocalFileSystem):
         from sealedhealth.stores.local import LocalStore

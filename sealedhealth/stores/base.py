@@ -84,7 +84,7 @@ class ObjectStore:
         self.root = root.rstrip("/")
         self._scrub = Scrubber(options)
         protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-        self._url: str = self._scrub(f"{protocol}://{self.root}")
+        self._url: str = self._scrub(self.root if "://" in self.root else f"{protocol}://{self.root}")
 
     @property
     def url(self) -> str:

@@ -25,7 +25,7 @@ _CLIENTS = frozenset({"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "f
 _CREDENTIALS = frozenset({"ClientAuthenticationError", "CredentialRetrievalError", "NoCredentialsError"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SLOW = frozenset({"SlowDown", "503", "TooManyRequests", "429", "RequestLimitExceeded", "Throttling"})
-_SAFE = "The last commit is untouched."
+_SAFE = "What is committed stays as it is."
 
 
 class Scrubber:
@@ -132,6 +132,15 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
             f"Could not {doing}: the host does not have it.",
             safe="Keys and other objects are not affected.",
             next="Look for another copy of the dataset, or ask the host.",
+        )
+    if number in {errno.EACCES, errno.EPERM, errno.EROFS} and isinstance(error, OSError) and error.filename:
+        # Of a local disk. A file that is about to be made has a name of no meaning: its directory counts.
+        folder, _, name = str(error.filename).rpartition("/")
+        place = folder if name.startswith(".tmp-") else error.filename
+        return AccessDenied(
+            f"Could not {doing}: this account may not.",
+            safe=_SAFE,
+            next=f"Check the owner and the permissions of {place}, or name another directory.",
         )
     if isinstance(error, PermissionError) or type(error).__name__ in _CREDENTIALS:
         return AccessDenied(

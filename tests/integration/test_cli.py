@@ -422,7 +422,22 @@ class TestExitCodes:
     def test_local_files(self, full):
         """Errors of this machine's own files are errors too, not tracebacks."""
         full.write("file", "x")
-        assert full.fails(1, "get", "ds/labs", "file/below")["class"] == "NotADirectoryError"
+        error = full.fails(1, "get", "ds/labs", "file/below")
+        assert error["class"] == "NotADirectoryError"
+        assert "file/below" in error["what"]
+        assert ".part" not in error["what"]
+        assert error["next"]
+
+    def test_no_room_for_what_arrives(self, full):
+        """A local disk that is full is named by the file that did not fit."""
+
+        def small_files_only():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, 1 << 17))
+
+        error = full.fails(1, "get", "ds/labs", "out", preexec_fn=small_files_only)
+        assert "out/labs/deep/b.bin" in error["what"]
+        assert "room" in error["next"]
+        assert not (full.folder / "out/labs/deep/b.bin").exists()
 
     @pytest.mark.parametrize("how", ["flip", "truncate", "swap", "delete"])
     def test_integrity(self, full, how):
@@ -482,6 +497,147 @@ class TestExitCodes:
             full.write("c.toml", "[profiles.local.store]\nendpoint_url = 'http://127.0.0.1:9'\n")
         )
         assert full.fails(7, "create", "s3://bucket/x")["class"] == "ServiceUnavailable"
+
+
+class TestWhatErrorsSay:
+    """What happened, what is safe, and what to do next: in words that fit."""
+
+    def test_ordinary_file(self, full):
+        """A file that was never sealed is no integrity failure."""
+        for content in ("x", "x" * 200):
+            full.write("plain.txt", content)
+            error = full.fails(2, "inspect", "plain.txt")
+            assert "not a sealed object" in error["what"]
+            assert error["next"]
+
+    def test_descriptor(self, full):
+        """A descriptor that is junk is named, with what to do."""
+        (full.folder / "ds/.sealedhealth/dataset").write_text("junk")
+        for verb in ("ls", "inspect"):
+            error = full.fails(5, verb, "ds")
+            assert ".sealedhealth/dataset" in error["what"]
+            assert error["safe"]
+            assert "copy" in error["next"]
+
+    def test_links(self, cli):
+        """Links that lead nowhere or back say how to go on."""
+        cli.write("a/x", "x")
+        for target in ("nowhere", ".."):
+            (cli.folder / "a/link").symlink_to(target)
+            code = 3 if target == "nowhere" else 2
+            assert "--links skip" in cli.fails(code, "put", "a", "ds", "--links", "follow")["next"]
+            (cli.folder / "a/link").unlink()
+
+    @pytest.mark.parametrize(
+        "code,arguments,following",
+        [
+            (3, ["tag", "ds", "nope", "--delete"], "sealedhealth tag"),
+            (3, ["restore", "ds/nope", "--at", "0"], "sealedhealth ls --at"),
+            (2, ["register", "abc", "ds"], "keystore list"),
+            (3, ["ls", "elsewhere"], "sealedhealth register"),
+        ],
+    )
+    def test_next(self, cli, code, arguments, following):
+        """What to do next is a command that exists."""
+        assert following in cli.fails(code, *arguments)["next"]
+
+    def test_old_copy(self, full):
+        """An older copy of the store is among what a missing link or change set can mean."""
+        shutil.copytree(full.folder / "ds", full.folder / "old")
+        full.run("rm", "ds/labs/a.csv")
+        shutil.rmtree(full.folder / "ds")
+        (full.folder / "old").rename(full.folder / "ds")
+        assert "older copy" in full.fails(5, "ls", "ds")["next"]
+
+    def test_paths_of_reading(self, cli):
+        """A path that cannot be read was not about to be written."""
+        error = cli.fails(2, "cat", "ds/a\\b")
+        assert error["class"] == "InvalidPath"
+        assert error["safe"] == "Nothing was read or written."
+
+    def test_plurals(self, full):
+        """One is one."""
+        assert "1 wrap was tried" in full.ok("destroy", "--commit", "2", "--yes", "ds")
+        small, _ = sorted(full.object_files(), key=lambda path: path.stat().st_size)
+        small.unlink()
+        error = full.fails(5, "verify", "ds")
+        assert error["what"].startswith("1 check failed: ")
+        assert ".." not in error["what"]
+
+    def test_gc_counts_unfinished(self, full):
+        """What writers that were killed left behind is counted."""
+        full.write("ds/objects/00/.tmp-1", "x")
+        os.utime(full.folder / "ds/objects/00/.tmp-1", (0, 0))
+        assert full.json("gc", "ds")[0]["unfinished"] == 1
+        assert "unfinished" not in full.ok("gc", "ds")
+        full.write("ds/objects/00/.tmp-1", "x")
+        os.utime(full.folder / "ds/objects/00/.tmp-1", (0, 0))
+        assert "1 unfinished file" in full.ok("gc", "ds")
+
+    def test_prefix(self, full):
+        """sealed:: in front of a URL changes nothing, for any verb."""
+        assert full.ok("inspect", "sealed::ds") == full.ok("inspect", "ds")
+        assert full.ok("ls", "sealed::ds") == full.ok("ls", "ds")
+        assert full.ok("inspect", f"sealed+file://{full.folder}/ds") == full.ok("inspect", "ds")
+
+
+class TestGuards:
+    """What would give data or keys away is refused or warned of."""
+
+    def test_backup_to_the_host(self, cli):
+        """No backup of the keys goes to the host of the data."""
+        error = cli.fails(2, "keystore", "backup", "ds/keys.zip", "--development")
+        assert "ds" in error["what"]
+        assert error["next"]
+        assert not (cli.folder / "ds/keys.zip").exists()
+        cli.ok("keystore", "backup", "keys.zip", "--development")
+
+    def test_short_passphrase(self, bare):
+        """A new passphrase has at least eight characters."""
+        phrase = bare.write("phrase", "1234567\n")
+        phrase.chmod(0o600)
+        bare.env["SEALEDHEALTH_PASSPHRASE_FILE"] = str(phrase)
+        error = bare.fails(2, "keystore", "init")
+        assert "8 characters" in error["what"]
+        assert "1234567" not in bare.said
+        assert error["next"]
+        assert not (bare.folder / "home/keystore").exists()
+
+    def test_short_passphrase_on_a_terminal(self, bare):
+        """Typed, it is asked for again."""
+        answers = [("New passphrase", "1234567"), ("New passphrase", PHRASE), ("Again", PHRASE)]
+        said, status = on_terminal(bare, ["keystore", "init"], answers)
+        assert status == 0, said
+        assert "8 characters" in said
+
+    def test_change_of_passphrase(self, bare):
+        """The old passphrase opens nothing any more, the new one does."""
+        old, new = bare.write("old", PHRASE), bare.write("new", PHRASE[::-1])
+        short = bare.write("short", "short")
+        for file in (old, new, short):
+            file.chmod(0o600)
+        bare.env["SEALEDHEALTH_PASSPHRASE_FILE"] = str(old)
+        bare.ok("keystore", "init")
+        bare.ok("create", "ds")
+        bare.fails(2, "keystore", "passphrase", "--new-file", "short")
+        assert "older backups" in bare.ok("keystore", "passphrase", "--new-file", "new")
+        assert bare.fails(4, "rotate", "ds")["class"] == "WrongPassphrase"
+        bare.env["SEALEDHEALTH_PASSPHRASE_FILE"] = str(new)
+        bare.ok("rotate", "ds")
+        del bare.env["SEALEDHEALTH_PASSPHRASE_FILE"]
+        answers = [("Passphrase of", PHRASE[::-1]), ("New passphrase", PHRASE), ("Again", PHRASE)]
+        said, status = on_terminal(bare, ["keystore", "passphrase"], answers)
+        assert status == 0, said
+
+    def test_plaintext_beside_the_dataset(self, cli):
+        """Files that lie in the directory already are not sealed by making a dataset of it."""
+        cli.write("exports/patients.csv", "x")
+        assert "as plaintext" in cli.run("create", "exports")[1]
+        assert "as plaintext" not in cli.run("create", "empty")[1]
+
+    def test_memory(self, cli):
+        """A dataset in the memory of the command line is gone at once."""
+        assert "memory" in cli.run("create", "memory://x")[1].partition("warning")[2]
 
 
 class TestPassphrases:
@@ -595,8 +751,10 @@ class TestStreams:
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == status
-        [line] = [line for line in err.decode().splitlines() if not line.startswith("note:")]
-        assert "Interrupted." in line
+        [what, safe, following] = [line for line in err.decode().splitlines() if not line.startswith("note:")]
+        assert what == "sealedhealth: Interrupted."
+        assert safe.startswith("  safe: ")
+        assert "--update" in following
         assert full.ok("ls", "ds") == "labs/\n"
         assert full.json("verify", "ds")[0]["files"] == 2
         assert len(full.object_files()) == 2

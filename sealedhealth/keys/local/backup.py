@@ -17,7 +17,7 @@ from sealedhealth.keys.local.anchors import ANCHORS, MAX_ANCHOR_SIZE
 from sealedhealth.keys.local.files import KeystoreFiles, storing, sync_directory, write_synced
 from sealedhealth.keys.local.keyfiles import AUTHOR_NAME, AUTHORS, KEKS, MAX_KEY_FILE_SIZE
 from sealedhealth.keys.local.protection import Settings
-from sealedhealth.keys.local.registry import MAX_REGISTRY_SIZE, REGISTRY
+from sealedhealth.keys.local.registry import MAX_REGISTRY_SIZE, REGISTRY, LocalRegistry
 from sealedhealth.keys.local.service import MAX_SETTINGS_SIZE, SETTINGS, keystore_mode, make_skeleton
 
 __all__ = ["backup", "restore"]
@@ -43,7 +43,8 @@ def backup(
     keeps keys that are retired or destroyed later: delete it when that matters.
 
     Raises ``NotFound`` without a keystore, ``AlreadyExists`` when *destination* is there,
-    ``InvalidInput`` for a development keystore, and errors of the disk.
+    ``InvalidInput`` for a development keystore or when *destination* lies in the local store of one
+    of its datasets, and errors of the disk.
     """
     files = KeystoreFiles(Path(directory))
     mode = keystore_mode(directory)
@@ -56,6 +57,7 @@ def backup(
             next="Allow it explicitly if these keys protect nothing that matters.",
         )
     target = Path(destination)
+    _refuse_on_a_store(files, target)
     with storing("write the backup"):
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -71,6 +73,19 @@ def backup(
         finally:
             temporary.unlink()
         sync_directory(target.parent)
+
+
+def _refuse_on_a_store(files: KeystoreFiles, target: Path) -> None:
+    """The host of a dataset must not be given its keys, not even sealed ones."""
+    place = target.resolve()
+    for ref in LocalRegistry(files).datasets():
+        for url in ref.urls:
+            if url.startswith("file://") and place.is_relative_to(Path(url.removeprefix("file://")).resolve()):
+                raise InvalidInput(
+                    f"{target} lies in the store of a dataset, {url}: its host would get the keys.",
+                    safe="Nothing was written.",
+                    next="Write the backup to a place that the host of the data does not see.",
+                )
 
 
 def restore(file: str | os.PathLike[str], directory: str | os.PathLike[str]) -> None:

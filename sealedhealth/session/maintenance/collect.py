@@ -36,6 +36,7 @@ class CollectReport:
     orphans: int  #: objects and files that no commit ever named
     bytes: int  #: sealed bytes of both
     waiting: int  #: orphans seen for the first time, or not long enough ago
+    unfinished: int  #: files and uploads of writers that died, which were removed; not counted by a dry run
     horizon: int  #: snapshots older than this are incomplete, unless tagged
     dry_run: bool
 
@@ -74,6 +75,7 @@ def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool =
     waiting, orphans = _orphans(engine, loaded, kept, limit)
     horizon = max([loaded.state.horizon, *(item.dropped for item in expired)])
     size = sum(item.sealed_size for item in expired) + sum(orphans.values())
+    unfinished = 0
     if not dry_run:
         if expired:
             # Announced before it is done: readers of old snapshots learn why objects are missing.
@@ -84,8 +86,8 @@ def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool =
             engine.store.delete_many([object_name(item.object_id) for item in expired])
         engine.store.delete_many(list(orphans))
         with suppress(SealedHealthError):
-            engine.store.delete_unfinished(limit)
-    return CollectReport(len(expired), len(orphans), size, waiting, horizon, dry_run)
+            unfinished = engine.store.delete_unfinished(limit)
+    return CollectReport(len(expired), len(orphans), size, waiting, unfinished, horizon, dry_run)
 
 
 def _live_ids(content: ContentState) -> Iterable[bytes]:

@@ -70,11 +70,24 @@ def test_traceback_shows_no_variables(failing, capsys, monkeypatch):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
 def test_interrupted(failing, capsys, error):
-    """Ctrl-C ends with one line and 130."""
+    """Ctrl-C ends with 130, and with words that fit what was going on."""
     failing(error)
     assert app.run(["ls"]) == 130
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("sealedhealth: Interrupted.")
+    said = capsys.readouterr().err
+    assert said == "sealedhealth: Interrupted.\n  safe: Nothing was changed.\n  next: Run it again.\n"
+    assert app.run(["put"]) == 130
+    assert "--update" in capsys.readouterr().err
+    output.set_json(True)
+    assert app.run(["put"]) == 130
+    assert '"next": "Run it again' in capsys.readouterr().err
+
+
+def test_terminated_as_json(failing, capsys):
+    """What is reported is the exit code that it ends with."""
+    failing(app._Terminated())
+    output.set_json(True)
+    assert app.run(["put"]) == 143
+    assert '"exit_code": 143' in capsys.readouterr().err
 
 
 def test_usage_errors(capsys):

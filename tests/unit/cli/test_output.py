@@ -100,7 +100,10 @@ def test_errors_say_three_things(capsys):
 def test_errors_of_this_machine(capsys, error, code):
     """Errors of local files name the file, and have the exit code of what they are."""
     assert output.os_error(error) == code
-    assert capsys.readouterr().err.startswith("sealedhealth: x: ")
+    said = capsys.readouterr().err
+    assert said.startswith("sealedhealth: x: ")
+    assert "last commit" not in said
+    assert "\n  next: " in said
 
 
 def test_no_bar_without_a_terminal(capsys):

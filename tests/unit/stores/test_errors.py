@@ -118,3 +118,13 @@ def test_a_range_beyond_the_end_is_recognised():
     error.__cause__ = client_error("InvalidRange")
     assert is_range_outside(error)
     assert not is_range_outside(OSError(errno.EINVAL, "range"))
+
+
+@pytest.mark.parametrize("name", ["/data/cardio/objects/3f/.tmp-12-ab-0", "/data/cardio/objects/3f"])
+def test_local_directory_without_permission(name):
+    """A local directory is named, and nobody is sent to look for credentials."""
+    error = translated(PermissionError(errno.EACCES, "Permission denied", name), writing=True)
+    assert isinstance(error, AccessDenied)
+    assert "/data/cardio/objects/3f," in error.next
+    assert "credentials" not in str(error)
+    assert "last commit" not in str(error)

@@ -72,3 +72,23 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(InvalidInput, match=r"pip install 'sealedhealth\[s3\]'"):
         open_store("s3://bucket/x", SECRET)
+
+
+def test_missing_package_of_another_protocol(monkeypatch):
+    """Only what exists is named: there is no extra for each protocol of fsspec."""
+
+    def refuse(*_, **__):
+        raise ImportError("no aiohttp", name="aiohttp")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    with pytest.raises(InvalidInput) as caught:
+        open_store("https://example.org/x")
+    assert "sealedhealth[" not in str(caught.value)
+    assert "https://https" not in str(caught.value)
+
+
+def test_full_stops():
+    """What the client says ends with one full stop."""
+    with pytest.raises(InvalidInput) as caught:
+        open_store("nope://x")
+    assert ".." not in str(caught.value)
