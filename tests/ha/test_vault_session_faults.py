@@ -141,7 +141,7 @@ def test_what_stays_is_one_clear_error(site: Site, vault_proxy: FaultyProxy, nam
             assert error.what
             assert error.next
             assert files_of(site.open(site.client())) == BEFORE
-    assert check(site, error)
+    assert check(site, error) == (error is None)
 
 
 def test_nothing_goes_to_another_host(site: Site, vault_proxy: FaultyProxy, vault_server: VaultServer):
