@@ -128,7 +128,15 @@ def _commit_batch(engine: Engine, batch: Sequence[Request]) -> None:
             pending = list(batch)
             for _ in range(_ATTEMPTS):
                 pending = _without_conflicts(engine.loaded, pending)
-                if not pending or _try_once(engine, pending):
+                try:
+                    if not pending or _try_once(engine, pending):
+                        return
+                except AccessDenied:
+                    if len(pending) == 1:
+                        raise
+                    # One of several is at fault, and the others shall not suffer: each by itself.
+                    for request in pending:
+                        _commit_batch(engine, [request])
                     return
                 engine.refresh()
             raise ConflictError(

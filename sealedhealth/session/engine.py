@@ -217,6 +217,11 @@ class Engine:
                 self._loaded = self._open_newest()
             return self._loaded
 
+    def newest(self) -> Loaded:
+        """The newest state there is now: loaded, or refreshed when it was loaded before. Raises as :meth:`refresh`."""
+        with self.lock:
+            return self.loaded if self._loaded is None else self.refresh()
+
     def refresh(self) -> Loaded:
         """Look for commits that came since, and return the newest state.
 

@@ -86,7 +86,7 @@ class Session:
             The key service refuses this identity.
         """
         engine = Engine.get(normal_url(url), profile, dataset_id)
-        engine.refresh()
+        engine.newest()
         session = Session(engine)
         return session if at is None else session.at(at)
 

@@ -270,7 +270,7 @@ class TestVerbs:
         assert "labs" not in full.ok("inspect", "ds")
         assert not (full.folder / "home").exists()
         assert full.fails(3, "inspect", "labs")["class"] == "NotFound"
-        assert full.fails(5, "inspect", "labs/deep/b.bin")["exit_code"] == 5
+        assert full.fails(2, "inspect", "labs/deep/b.bin")["exit_code"] == 2
 
     def test_upkeep(self, full):
         """Checkpoints, garbage collection, rotation and rewrapping leave every file as it was."""

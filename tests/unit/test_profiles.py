@@ -241,7 +241,7 @@ class TestConnecting:
 
         def prompt(keystore, *, creating):
             asked.append(creating)
-            return "typed"
+            return "typed by hand"
 
         profiles.set_passphrase_prompt(prompt)
         kek = Kek(bytes(16), bytes(16))

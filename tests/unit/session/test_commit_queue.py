@@ -5,7 +5,8 @@ import threading
 import pytest
 from adversary import World
 
-from sealedhealth.errors import ConflictError
+from sealedhealth.errors import AccessDenied, ConflictError
+from sealedhealth.session import commit
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def together(session, transactions):
     def run(index):
         try:
             transactions[index].commit()
-        except ConflictError as error:
+        except (AccessDenied, ConflictError) as error:
             errors[index] = error
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(len(transactions))]
@@ -69,3 +70,20 @@ def test_file_and_directory(world, paths):
     errors = together(session, [staged(session, path) for path in paths])
     assert sorted(error is None for error in errors) == [False, True]
     assert len(world.files()) == 2
+
+
+def test_one_that_is_refused(world, monkeypatch):
+    """A change that readers would not accept fails alone; those that were ready with it are committed."""
+    session = world.open()
+    real = commit._try_once
+
+    def judge(engine, pending):
+        if any("bad" in request.puts for request in pending):
+            raise AccessDenied("Readers would not accept this commit.")
+        return real(engine, pending)
+
+    monkeypatch.setattr(commit, "_try_once", judge)
+    first, second, third = together(session, [staged(session, path) for path in ("one", "bad", "two")])
+    assert (first, third) == (None, None)
+    assert isinstance(second, AccessDenied)
+    assert set(world.files()) == {"here", "one", "two"}
