@@ -107,7 +107,8 @@ class Engine:
         context = connect(profile)
         with _engines_lock:
             engine = _engines.get((url, profile.name))
-            if engine is not None and engine.context is context and dataset_id in (None, engine.dataset_id):
+            same = engine is not None and engine.context is context and engine.profile == profile
+            if engine is not None and same and dataset_id in (None, engine.dataset_id):
                 return engine
             if dataset_id is None:
                 ref = lookup(url, profile, context.registry)

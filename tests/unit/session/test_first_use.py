@@ -1,6 +1,7 @@
 """What people who use a dataset for the first time ran into."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from datasets import make_session
 from sealedhealth.errors import AccessDenied, AlreadyExists, ConflictError
 from sealedhealth.session import create_dataset, find_root, transaction
 from sealedhealth.session import verify as verifying
+from sealedhealth.session.engine import Engine
 from sealedhealth.session.seen import Seen
 from sealedhealth.session.verify import VerificationFailed, verify
 
@@ -75,3 +77,10 @@ def test_state_directory_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr("sealedhealth.session.seen.replace_file", refuse)
     with pytest.raises(AccessDenied, match="Permission denied"):
         Seen(tmp_path, bytes(16)).remember(1, bytes(48))
+
+
+def test_two_profiles_of_one_name(session):
+    """Sessions share what is loaded only when their profiles are equal, not when they merely have the same name."""
+    other = replace(session.profile, author="another")
+    assert Engine.get(session.url, session.profile) is session.engine
+    assert Engine.get(session.url, other) is not session.engine
