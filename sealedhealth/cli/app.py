@@ -39,6 +39,7 @@ _VERBS = {
     "profile": "profile",
     "prove": "prove",
     "put": "files",
+    "reanchor": "reanchor",
     "register": "datasets",
     "restore": "datasets",
     "rewrap": "upkeep",

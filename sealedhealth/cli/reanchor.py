@@ -1,4 +1,4 @@
-"""``sealedhealth vault reanchor``: anchors that a restored Vault has lost, made again from the store's signed links."""
+"""``sealedhealth reanchor``: anchors that a restored key service has lost, made again from the store's signed links."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _SEEN = re.compile(r"(\d{1,16}):([0-9a-fA-F]{96})")
 def reanchor_command(profile_name: str | None, url: str, seen: tuple[str, ...], dry_run: bool, yes: bool) -> None:
     """Create anchors again that the key service has lost, from the links on the store. For the data controller.
 
-    After a Vault was restored from an old backup its anchors are older than the log, and everybody refuses to open the
-    dataset. Every link is verified as on opening before it is anchored; the newest policy is recorded again, and keys
+    After a keystore or a Vault was restored from an old backup its anchors are older than the log, and everybody
+    refuses to open the dataset. Every link is verified as on opening before it is anchored; the newest policy is recorded again, and keys
     that were destroyed since the backup are destroyed again. What nobody can verify is that the store has not kept the
     newest links back: compare the last commit with what the clients have seen (--seen).
 
     Examples
     --------
-    sealedhealth vault reanchor s3://bucket/cardio --profile dpo --dry-run
-    sealedhealth vault reanchor s3://bucket/cardio --profile dpo --seen 412:9f2c…
+    sealedhealth reanchor s3://bucket/cardio --profile dpo --dry-run
+    sealedhealth reanchor s3://bucket/cardio --profile dpo --seen 412:9f2c…
     """
     from sealedhealth.profiles import connect
     from sealedhealth.session.recovery import reanchor

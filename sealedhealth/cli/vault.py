@@ -10,7 +10,6 @@ import click
 
 from sealedhealth.cli import output
 from sealedhealth.cli.options import DURATION, help_text, profile, vault_client, verb
-from sealedhealth.cli.reanchor import reanchor_command
 from sealedhealth.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -378,5 +377,5 @@ def _seconds(span: timedelta | None, default: int) -> int:
     return default if span is None else int(span.total_seconds())
 
 
-for _command in (_setup, _policy, _enrol, _secret_id, _author, _list, _expel, reanchor_command):
+for _command in (_setup, _policy, _enrol, _secret_id, _author, _list, _expel):
     vault_command.add_command(_command)
