@@ -30,9 +30,9 @@ def reanchor_command(profile_name: str | None, url: str, seen: tuple[str, ...], 
     """Create anchors again that the key service has lost, from the links on the store. For the data controller.
 
     After a keystore or a Vault was restored from an old backup its anchors are older than the log, and everybody
-    refuses to open the dataset. Every link is verified as on opening before it is anchored; the newest policy is recorded again, and keys
-    that were destroyed since the backup are destroyed again. What nobody can verify is that the store has not kept the
-    newest links back: compare the last commit with what the clients have seen (--seen).
+    refuses to open the dataset. Every link is verified as on opening before it is anchored; the newest policy is
+    recorded again, and keys that were destroyed since the backup are destroyed again. What nobody can verify is that
+    the store has not kept the newest links back: compare the last commit with what the clients have seen (--seen).
 
     Examples
     --------
