@@ -10,8 +10,9 @@ Three narrow interfaces stand between sealedhealth and whatever holds the keys:
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 ID_SIZE = 16
+MAX_URL_SIZE = 4096  #: bytes of UTF-8
+HEX_ID = re.compile(r"[0-9a-fA-F]{32}")  #: a dataset id as text
 DATA_KEY_SIZE = 32
 MAX_LINK_SIZE = 65536  #: bytes of one anchor's value
 FORMAT_VERSION = 1
@@ -249,6 +252,20 @@ class DatasetRef:
     urls: tuple[str, ...]  #: where it may be found
     policy: PolicyRef | None = None
     destroyed: bool = False
+
+    def checked(self) -> DatasetRef:
+        """The same with URLs in one form and each once. Raises ``InvalidInput`` for what no registry may hold."""
+        urls = tuple(dict.fromkeys(url.rstrip("/") for url in self.urls))
+        policy = self.policy
+        if len(self.dataset_id) != ID_SIZE:
+            raise InvalidInput(f"A dataset id has {ID_SIZE} bytes.")
+        for url in urls:
+            size = len(url.encode("utf-8", "replace"))
+            if not 0 < size <= MAX_URL_SIZE or not url.isprintable() or HEX_ID.fullmatch(url):
+                raise InvalidInput(f"{url[:200]!r} cannot be the URL of a dataset.", safe="Nothing was changed.")
+        if policy is not None and (policy.version < 1 or len(policy.change_id) != 16 or len(policy.digest) != 48):
+            raise InvalidInput("A policy has a version from 1, a change id of 16 bytes and a digest of 48.")
+        return replace(self, urls=urls)
 
 
 @runtime_checkable

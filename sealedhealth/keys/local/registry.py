@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from dataclasses import replace
 from typing import Any
 
-from sealedhealth.errors import ConflictError, InvalidInput, NotFound, ServiceUnavailable, TamperedError
-from sealedhealth.keys.base import ID_SIZE, DatasetRef, PolicyRef
+from sealedhealth.errors import ConflictError, NotFound, ServiceUnavailable, TamperedError
+from sealedhealth.keys.base import HEX_ID, DatasetRef, PolicyRef
 from sealedhealth.keys.local.files import KeystoreFiles
 
 __all__ = ["MAX_REGISTRY_SIZE", "REGISTRY", "LocalRegistry"]
 
 REGISTRY = "registry.json"
 MAX_REGISTRY_SIZE = 16 * 2**20
-MAX_URL_SIZE = 4096
-_HEX_ID = re.compile(r"[0-9a-fA-F]{32}")
 
 
 class LocalRegistry:
@@ -29,7 +25,7 @@ class LocalRegistry:
     def lookup(self, url_or_id: str) -> DatasetRef:
         """See :class:`sealedhealth.keys.Registry`."""
         known = self.datasets()
-        if _HEX_ID.fullmatch(url_or_id):
+        if HEX_ID.fullmatch(url_or_id):
             dataset_id = bytes.fromhex(url_or_id)
             found = [ref for ref in known if ref.dataset_id == dataset_id]
         else:
@@ -46,7 +42,7 @@ class LocalRegistry:
 
     def register(self, ref: DatasetRef) -> None:
         """See :class:`sealedhealth.keys.Registry`."""
-        ref = _normalised(ref)
+        ref = ref.checked()
         with self._files.exclusive():
             known = self.datasets()
             _refuse_conflicts(ref, known)
@@ -87,24 +83,6 @@ def _refuse_conflicts(ref: DatasetRef, known: list[DatasetRef]) -> None:
 
 def _older(new: PolicyRef | None, known: PolicyRef) -> bool:
     return new is None or new.version < known.version or (new.version == known.version and new != known)
-
-
-def _normalised(ref: DatasetRef) -> DatasetRef:
-    urls = tuple(dict.fromkeys(url.rstrip("/") for url in ref.urls))
-    policy = ref.policy
-    if len(ref.dataset_id) != ID_SIZE:
-        raise InvalidInput(f"A dataset id has {ID_SIZE} bytes.")
-    for url in urls:
-        if (
-            not url
-            or len(url.encode("utf-8", "replace")) > MAX_URL_SIZE
-            or not url.isprintable()
-            or _HEX_ID.fullmatch(url)
-        ):
-            raise InvalidInput(f"{url[:200]!r} cannot be the URL of a dataset.", safe="Nothing was changed.")
-    if policy is not None and (policy.version < 1 or len(policy.change_id) != 16 or len(policy.digest) != 48):
-        raise InvalidInput("A policy has a version from 1, a change id of 16 bytes and a digest of 48.")
-    return replace(ref, urls=urls)
 
 
 def _encode(refs: list[DatasetRef]) -> bytes:

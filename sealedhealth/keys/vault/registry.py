@@ -7,16 +7,15 @@ URL that is claimed and not backed by a record is free again after a minute.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sealedhealth.errors import ConflictError, InvalidInput, NotFound, SealedHealthError, TamperedError
-from sealedhealth.keys.base import ID_SIZE, DatasetRef, PolicyRef
+from sealedhealth.errors import ConflictError, NotFound, SealedHealthError, TamperedError
+from sealedhealth.keys.base import HEX_ID, DatasetRef, PolicyRef
 from sealedhealth.keys.vault.anchors import kv_time
 from sealedhealth.keys.vault.answers import error_of
 from sealedhealth.keys.vault.client import VaultClient
@@ -25,12 +24,10 @@ from sealedhealth.keys.vault.wire import Lost
 
 __all__ = ["VaultRegistry"]
 
-MAX_URL_SIZE = 4096
 CLAIM_LIFE = timedelta(minutes=1)
 #: A record is believed for this long: opening a dataset looks it up several times in a row.
 MEMORY_S = 1.0
 _ATTEMPTS = 8
-_HEX_ID = re.compile(r"[0-9a-fA-F]{32}")
 _FREE = ""
 
 
@@ -54,7 +51,7 @@ class VaultRegistry:
 
     def lookup(self, url_or_id: str) -> DatasetRef:
         """See :class:`sealedhealth.keys.Registry`. What it answers may be a second old."""
-        name = url_or_id.lower() if _HEX_ID.fullmatch(url_or_id) else url_or_id.rstrip("/")
+        name = url_or_id.lower() if HEX_ID.fullmatch(url_or_id) else url_or_id.rstrip("/")
         now = time.monotonic()
         with self._lock:
             self._memory = {key: kept for key, kept in self._memory.items() if kept[0] > now - MEMORY_S}
@@ -73,7 +70,7 @@ class VaultRegistry:
 
     def register(self, ref: DatasetRef) -> None:
         """See :class:`sealedhealth.keys.Registry`."""
-        ref = _normalised(ref)
+        ref = ref.checked()
         try:
             for _ in range(_ATTEMPTS):
                 if self._try_to_register(ref):
@@ -90,7 +87,7 @@ class VaultRegistry:
         self._client.confirm_fresh(time.monotonic() - MEMORY_S)
         found = []
         for name in self._client.list(f"{self._mount}/metadata/datasets"):
-            if _HEX_ID.fullmatch(name):
+            if HEX_ID.fullmatch(name):
                 entry = self._read(dataset_path(bytes.fromhex(name)), refused_ok=True)
                 if entry is not None and entry.data:
                     found.append(_decode(bytes.fromhex(name), entry.data))
@@ -100,7 +97,7 @@ class VaultRegistry:
 
     def _lookup(self, name: str, now: float) -> DatasetRef | None:
         self._client.confirm_fresh(now - MEMORY_S)
-        if _HEX_ID.fullmatch(name):
+        if HEX_ID.fullmatch(name):
             return self._record(bytes.fromhex(name))
         owner = _owner(self._read(url_path(name)))
         ref = self._record(owner) if owner else None
@@ -187,7 +184,7 @@ class VaultRegistry:
 
 def _owner(claim: _Entry | None) -> bytes | None:
     found = claim.data.get("dataset") if claim is not None else None
-    return bytes.fromhex(found) if isinstance(found, str) and _HEX_ID.fullmatch(found) else None
+    return bytes.fromhex(found) if isinstance(found, str) and HEX_ID.fullmatch(found) else None
 
 
 def _refuse_older(ref: DatasetRef, known: DatasetRef) -> None:
@@ -200,24 +197,6 @@ def _refuse_older(ref: DatasetRef, known: DatasetRef) -> None:
             safe="The registry is unchanged.",
             next="Open the dataset again, and start from its newest policy.",
         )
-
-
-def _normalised(ref: DatasetRef) -> DatasetRef:
-    urls = tuple(dict.fromkeys(url.rstrip("/") for url in ref.urls))
-    policy = ref.policy
-    if len(ref.dataset_id) != ID_SIZE:
-        raise InvalidInput(f"A dataset id has {ID_SIZE} bytes.")
-    for url in urls:
-        if (
-            not url
-            or len(url.encode("utf-8", "replace")) > MAX_URL_SIZE
-            or not url.isprintable()
-            or _HEX_ID.fullmatch(url)
-        ):
-            raise InvalidInput(f"{url[:200]!r} cannot be the URL of a dataset.", safe="Nothing was changed.")
-    if policy is not None and (policy.version < 1 or len(policy.change_id) != 16 or len(policy.digest) != 48):
-        raise InvalidInput("A policy has a version from 1, a change id of 16 bytes and a digest of 48.")
-    return replace(ref, urls=urls)
 
 
 def _encode(ref: DatasetRef) -> dict[str, Any]:
@@ -242,7 +221,7 @@ def _decode(dataset_id: bytes, data: Mapping[str, Any]) -> DatasetRef:
             destroyed,
         )
         whole = isinstance(urls, list) and all(isinstance(url, str) for url in urls) and isinstance(destroyed, bool)
-        if whole and _normalised(ref) == ref:
+        if whole and ref.checked() == ref:
             return ref
     except (KeyError, TypeError, ValueError, SealedHealthError):
         pass
