@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from sealedhealth.keys.base import DatasetRef
 if TYPE_CHECKING:
     from sealedhealth.session.engine import Engine
 
-__all__ = ["mark_destroyed", "refuse_destroyed"]
+__all__ = ["end_keys", "mark_destroyed", "refuse_destroyed"]
 
 
 def refuse_destroyed(engine: Engine, newest: int) -> None:
@@ -27,10 +28,20 @@ def refuse_destroyed(engine: Engine, newest: int) -> None:
     ):
         return
     with suppress(AccessDenied):
-        for compartment, version in state.minimum.items():
-            engine.context.service.retire(engine.kek(compartment), version)
+        end_keys(engine, state.minimum)
         mark_destroyed(engine)
     raise KeyDestroyed(f"The dataset at {engine.url} was destroyed: its keys are gone.")
+
+
+def end_keys(engine: Engine, compartments: Iterable[bytes]) -> None:
+    """Retire every version of the key-encryption keys that anything was ever wrapped by.
+
+    Rotated first: somebody who did not know of the tombstone may have used the newest version meanwhile.
+    """
+    service = engine.context.service
+    for compartment in compartments:
+        kek = engine.kek(compartment)
+        service.retire(kek, service.rotate(kek))
 
 
 def mark_destroyed(engine: Engine) -> None:

@@ -259,3 +259,21 @@ def test_checkpoint_by_somebody_else_during_a_destruction(kept, monkeypatch, rot
     assert len(done) == 2
     assert opens_doomed(world) == []
     assert world.files(world.open(forgetful=True)) == {"shared/one": b"one", "shared/two": b"two" * 1000}
+
+
+def test_wrap_made_while_a_dataset_is_destroyed(kept, monkeypatch):
+    """Who rotates or seals a checkpoint at that moment, and does not know of the tombstone, keeps no key alive."""
+    session = kept.open()
+    service = session.engine.context.service
+    rotate_once = service.rotate
+    wraps = []
+
+    def rotate_among_others(kek):
+        version = rotate_once(kek)
+        wraps.append(service.generate(kek)[1])
+        return version
+
+    monkeypatch.setattr(service, "rotate", rotate_among_others)
+    destroy_dataset(session)
+    with pytest.raises(KeyRetired):
+        service.unwrap([wraps[0]])

@@ -14,7 +14,7 @@ from sealedhealth.errors import (
 )
 from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.changeset import ChangeKind
-from sealedhealth.session.destroyed import mark_destroyed
+from sealedhealth.session.destroyed import end_keys, mark_destroyed
 from sealedhealth.session.engine import Engine
 from sealedhealth.session.maintenance.changes import bare_change, submit_bare
 from sealedhealth.session.maintenance.checkpoints import publish, write_checkpoint
@@ -140,8 +140,7 @@ def destroy_dataset(session: Session) -> None:
     doomed = [key_id for key_id, record in state.keys.items() if record.kind is not ChangeKind.POLICY]
     minimum = {c: service.rotate(engine.kek(c)) for c in policy.compartments}
     submit_bare(session, bare_change(engine, ChangeKind.DESTROY, by_root=True, destroyed=doomed, minimum=minimum))
-    for compartment, version in minimum.items():
-        service.retire(engine.kek(compartment), version)
+    end_keys(engine, minimum)
     for wrapped in wraps:
         _must_fail(engine, wrapped)
     mark_destroyed(engine)
