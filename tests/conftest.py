@@ -14,6 +14,7 @@ import servers
 import vault_servers
 from hypothesis import settings
 
+from sealedhealth.keys import DataKey
 from sealedhealth.keys.vault import TokenFileLogin, VaultConfig, VaultKeyService
 from sealedhealth.stores import ObjectStore, open_store
 
@@ -180,3 +181,23 @@ def vault_proxy(vault_server: vault_servers.VaultServer) -> Iterator[vault_serve
     proxy = vault_servers.FaultyProxy(vault_server.address)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def keys_seen(monkeypatch):
+    """Every data key and object key that passes through this process."""
+    seen: set[bytes] = set()
+    made, derived = DataKey.__init__, DataKey.object_key
+
+    def init(self, key):
+        seen.add(bytes(key))
+        made(self, key)
+
+    def object_key(self, kind, object_id):
+        key = derived(self, kind, object_id)
+        seen.add(key)
+        return key
+
+    monkeypatch.setattr(DataKey, "__init__", init)
+    monkeypatch.setattr(DataKey, "object_key", object_key)
+    return seen

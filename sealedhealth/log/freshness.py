@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from sealedhealth.errors import (
-    AnchorRolledBack,
-    RolledBack,
-)
+from sealedhealth.errors import AnchorRolledBack, RolledBack
 from sealedhealth.keys.base import AnchorEntry
 from sealedhealth.log.link import LINK_LIMIT, file_digest
 from sealedhealth.log.names import link_name

@@ -7,13 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from sealedhealth.errors import (
-    IntegrityError,
-    KeyDestroyed,
-    KeyMissing,
-    KeyRetired,
-    RosterViolation,
-)
+from sealedhealth.errors import IntegrityError, KeyDestroyed, KeyMissing, KeyRetired, RosterViolation
 from sealedhealth.keys.base import DataKey, WrappedKey
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.checkpoint import Manifest, SegmentRef, open_content

@@ -10,12 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from sealedhealth.errors import (
-    IntegrityError,
-    MissingError,
-    RosterViolation,
-    TamperedError,
-)
+from sealedhealth.errors import IntegrityError, MissingError, RosterViolation, TamperedError
 from sealedhealth.keys.base import AnchorEntry, AnchorIndex, AnchorStore, PolicyRef
 from sealedhealth.log.changeset import CHANGE_SET_LIMIT, ChangeSet
 from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest

@@ -324,7 +324,16 @@ class Engine:
         first = state.sequence + 1
         # The log may go on after *last* when that is a number somebody wasted by skipping ahead.
         entries = self.log.anchors_from(first, last)
-        steps = self.log.replay(state, entries)
+        return self.opened(state, self.log.replay(state, entries), contents, checkpoint_bytes)
+
+    def opened(
+        self,
+        state: LogState,
+        steps: Sequence[LogStep],
+        contents: dict[bytes, ContentState] | None,
+        checkpoint_bytes: int = 0,
+    ) -> Loaded:
+        """*state*, which *steps* led to, with the content that they make of *contents* (None: cannot be read)."""
         if contents is not None and state.policy is not None:
             held, policy = contents, state.policy
 

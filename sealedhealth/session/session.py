@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, NoReturn
 
-from sealedhealth.errors import (
-    AccessDenied,
-    IntegrityError,
-    InvalidInput,
-    KeyDestroyed,
-    NotFound,
-    ServiceUnavailable,
-)
+from sealedhealth.errors import AccessDenied, IntegrityError, InvalidInput, KeyDestroyed, NotFound, ServiceUnavailable
 from sealedhealth.format import Header, Kind
 from sealedhealth.log.catalogue import Entry
 from sealedhealth.log.content import DESTROYED_KEY

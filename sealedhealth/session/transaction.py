@@ -12,14 +12,7 @@ from io import FileIO
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
-from sealedhealth.errors import (
-    AccessDenied,
-    AlreadyExists,
-    ConflictError,
-    InvalidInput,
-    NotFound,
-    SealedHealthError,
-)
+from sealedhealth.errors import AccessDenied, AlreadyExists, ConflictError, InvalidInput, NotFound, SealedHealthError
 from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.catalogue import Catalogue, Entry
 from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, seal_section

@@ -93,7 +93,7 @@ def verify(session: Session, *, data: bool = True, progress: Callable[[int], Non
     replayed: Loaded | None = None
     if not state.destroyed:
         # After a destruction the log before it cannot be opened any more: the checkpoint is all there is.
-        replayed = engine.load(session.sequence, trusted, checkpoints=False)
+        replayed = engine.opened(state, steps, {})
         failures += _compare_contents(checkpointed, replayed)
     files, size, destroyed = _check_files(session, data=data, progress=progress, failures=failures)
     refusals = [r for r in state.refusals if r.change_id is not None]

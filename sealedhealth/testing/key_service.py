@@ -13,14 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
-from sealedhealth.errors import (
-    AlreadyExists,
-    IntegrityError,
-    InvalidInput,
-    KeyMissing,
-    KeyRetired,
-    SealedHealthError,
-)
+from sealedhealth.errors import AlreadyExists, IntegrityError, InvalidInput, KeyMissing, KeyRetired, SealedHealthError
 from sealedhealth.keys import DataKey, Kek, KekVersions, KeyService, WrappedKey
 from sealedhealth.testing.racing import race
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from sealedhealth.dataset import Dataset
-from sealedhealth.keys.base import DataKey
 from sealedhealth.log.roster import Role
 from sealedhealth.profiles import create_keystore, load_profile
 from sealedhealth.session import set_author
@@ -29,26 +28,6 @@ SECRETS = {
     "prefix": b"martins-own-place",
     "compartment": b"default",
 }
-
-
-@pytest.fixture
-def keys_seen(monkeypatch):
-    """Every data key and object key that passes through this process."""
-    seen: set[bytes] = set()
-    made, derived = DataKey.__init__, DataKey.object_key
-
-    def init(self, key):
-        seen.add(bytes(key))
-        made(self, key)
-
-    def object_key(self, kind, object_id):
-        key = derived(self, kind, object_id)
-        seen.add(key)
-        return key
-
-    monkeypatch.setattr(DataKey, "__init__", init)
-    monkeypatch.setattr(DataKey, "object_key", object_key)
-    return seen
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from vault_world import VaultWorld
 
 from sealedhealth.dataset import Dataset
 from sealedhealth.errors import NotFound
-from sealedhealth.keys.base import DataKey
 from sealedhealth.keys.vault.policies import VaultRole
 from sealedhealth.log.roster import Role
 from sealedhealth.profiles import connect, disconnect
@@ -27,26 +26,6 @@ CANARIES = {
     "message": b"canary biopsies of ward seven",
     "tag": b"canary-before-the-audit",
 }
-
-
-@pytest.fixture
-def keys_seen(monkeypatch):
-    """Every data key and object key of this process."""
-    seen: set[bytes] = set()
-    made, derived = DataKey.__init__, DataKey.object_key
-
-    def init(self, key):
-        seen.add(bytes(key))
-        made(self, key)
-
-    def object_key(self, kind, object_id):
-        key = derived(self, kind, object_id)
-        seen.add(key)
-        return key
-
-    monkeypatch.setattr(DataKey, "__init__", init)
-    monkeypatch.setattr(DataKey, "object_key", object_key)
-    return seen
 
 
 @pytest.mark.moto

@@ -578,17 +578,22 @@ def vectors() -> dict[str, Vector]:
     return descriptors() | links() | containers() | change_sets()
 
 
-def main() -> int:
-    """Write the files, and remove those that are none of ours any more."""
-    HERE.mkdir(exist_ok=True)
-    made = {f"{name}.txt": vector.text() for name, vector in vectors().items()}
-    for old in HERE.glob("*.txt"):
+def write(folder: Path, texts: dict[str, str]) -> int:
+    """Write the files of a folder by name, and remove those that are none of ours any more."""
+    folder.mkdir(exist_ok=True)
+    made = {f"{name}.txt": text for name, text in texts.items()}
+    for old in folder.glob("*.txt"):
         if old.name not in made:
             old.unlink()
     for name, text in made.items():
-        (HERE / name).write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{len(made)} vectors in {HERE}\n")
+        (folder / name).write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{len(made)} vectors in {folder}\n")
     return 0
+
+
+def main() -> int:
+    """Write the vectors of the log's files."""
+    return write(HERE, {name: vector.text() for name, vector in vectors().items()})
 
 
 if __name__ == "__main__":

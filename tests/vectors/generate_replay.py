@@ -33,6 +33,7 @@ from generate_log import (
     label,
     numbers,
     one_way,
+    write,
 )
 
 HERE = Path(__file__).parent / "replay"
@@ -535,16 +536,8 @@ def vectors() -> dict[str, Vector]:
 
 
 def main() -> int:
-    """Write the files, and remove those that are none of ours any more."""
-    HERE.mkdir(exist_ok=True)
-    made = {f"{name}.txt": vector.text() for name, vector in vectors().items()}
-    for old in HERE.glob("*.txt"):
-        if old.name not in made:
-            old.unlink()
-    for name, text in made.items():
-        (HERE / name).write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{len(made)} vectors in {HERE}\n")
-    return 0
+    """Write the vectors of replay."""
+    return write(HERE, {name: vector.text() for name, vector in vectors().items()})
 
 
 if __name__ == "__main__":

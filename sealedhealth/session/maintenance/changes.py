@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from sealedhealth.errors import (
-    AccessDenied,
-)
+from sealedhealth.errors import AccessDenied
 from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.changeset import ChangeKind, ChangeSet
 from sealedhealth.log.envelope import ROOT_AUTHOR

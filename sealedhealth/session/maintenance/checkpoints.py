@@ -6,12 +6,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sealedhealth.errors import (
-    AccessDenied,
-    ConflictError,
-    IntegrityError,
-    MissingError,
-)
+from sealedhealth.errors import AccessDenied, ConflictError, IntegrityError, MissingError
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.checkpoint import Manifest, SegmentRef, pack_public, seal_content
 from sealedhealth.log.content import ContentState

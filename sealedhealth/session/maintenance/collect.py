@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 
-from sealedhealth.errors import (
-    AccessDenied,
-    MissingError,
-    RosterViolation,
-    SealedHealthError,
-)
+from sealedhealth.errors import AccessDenied, MissingError, RosterViolation, SealedHealthError
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.content import ContentState, Dropped
 from sealedhealth.log.names import change_name, checkpoint_name, object_name

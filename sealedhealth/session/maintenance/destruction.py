@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sealedhealth.errors import (
-    AccessDenied,
-    IntegrityError,
-    InvalidInput,
-    KeyRetired,
-    NotFound,
-)
+from sealedhealth.errors import AccessDenied, IntegrityError, InvalidInput, KeyRetired, NotFound
 from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.session.destroyed import end_keys, mark_destroyed

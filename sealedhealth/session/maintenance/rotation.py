@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sealedhealth.errors import (
-    AccessDenied,
-)
+from sealedhealth.errors import AccessDenied
 from sealedhealth.keys.base import WrappedKey
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.roster import Role
