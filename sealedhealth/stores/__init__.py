@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter
+from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter, Unfinished
 from sealedhealth.stores.errors import Scrubber, invalid_url
 
-__all__ = ["Buffer", "ObjectStore", "StoreWriter", "open_store"]
+__all__ = ["Buffer", "ObjectStore", "StoreWriter", "Unfinished", "open_store"]
 
 
 def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStore:

@@ -11,7 +11,8 @@ import io
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
@@ -19,13 +20,33 @@ from typing import Any, NoReturn, Self, TypeVar
 from sealedhealth.errors import InvalidPath, MissingError, TamperedError, TruncatedError
 from sealedhealth.stores.errors import Scrubber, is_missing, is_range_outside, translate
 
-__all__ = ["Buffer", "ObjectStore", "StoreWriter"]
+__all__ = ["Buffer", "ObjectStore", "StoreWriter", "Unfinished"]
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
 
 #: Bytes that the general writer keeps in memory before it goes on in a temporary file.
 SPOOL_SIZE = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An object that somebody began to write and has neither committed nor discarded.
+
+    Attributes
+    ----------
+    name:
+        Its name, relative to the root; on a local disk that of the temporary file.
+    started:
+        When it was begun, or last written to where the host tells only that; ``None`` when it tells neither.
+        By the host's clock.
+    size:
+        Bytes that the host keeps of it, or ``None`` when it does not say.
+    """
+
+    name: str
+    started: datetime | None
+    size: int | None
 
 
 class StoreWriter(ABC):
@@ -138,6 +159,13 @@ class ObjectStore:
 
         Object stores promise that with each answer, so only the local disk has work here.
         """
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """What is being written, or what writers that died left behind: no listing shows it, but it may cost money.
+
+        Nothing on a host whose writers leave nothing: there an object is sent when it is whole.
+        """
+        return iter(())
 
     def delete_unfinished(self, older_than: timedelta) -> int:
         """Delete what writers that died left behind, and say how many there were.

@@ -9,16 +9,15 @@ import os
 import secrets
 import stat
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from sealedhealth.errors import MissingError, TamperedError
-from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter
+from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter, Unfinished
 
 __all__ = ["LocalStore"]
 
@@ -108,16 +107,19 @@ class LocalStore(ObjectStore):
     def flush(self) -> None:
         self._do(f"flush {self.url} to the disk", partial(self._written.flush, self.root), writing=True)
 
-    def delete_unfinished(self, older_than: timedelta) -> int:
-        before = time.time() - older_than.total_seconds()
-        count = 0
+    def unfinished(self) -> Iterator[Unfinished]:
+        top = len(self.root) + 1
         for entry in self._walk(self.root):
             if entry.name.startswith(TEMPORARY):
                 with suppress(FileNotFoundError):  # its writer was quicker
-                    if entry.stat(follow_symlinks=False).st_mtime < before:
-                        self._do(f"delete {entry.name} of {self.url}", partial(_unlink, entry.path))
-                        count += 1
-        return count
+                    status = entry.stat(follow_symlinks=False)
+                    yield Unfinished(entry.path[top:], datetime.fromtimestamp(status.st_mtime, UTC), status.st_size)
+
+    def delete_unfinished(self, older_than: timedelta) -> int:
+        before = datetime.now(UTC) - older_than
+        old = [one.name for one in self.unfinished() if one.started is not None and one.started < before]
+        self.delete_many(old)
+        return len(old)
 
     # --- reading -----------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from sealedhealth.errors import StoreError
-from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter
+from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter, Unfinished
 
 __all__ = ["S3Store", "s3_options"]
 
@@ -60,19 +60,28 @@ class S3Store(ObjectStore):
                         next="Check that the credentials of the store may delete.",
                     )
 
+    def unfinished(self) -> Iterator[Unfinished]:
+        top = len(f"{self._split(self.root)[1]}/".lstrip("/"))
+        for upload in self._uploads():
+            yield Unfinished(upload["Key"][top:], upload["Initiated"], None)
+
     def delete_unfinished(self, older_than: timedelta) -> int:
         before = datetime.now(UTC) - older_than
-        count = 0
+        # All of them first: deleting moves what the next page of the listing would hold.
+        old = [upload for upload in self._uploads() if upload["Initiated"] < before]
+        for upload in old:
+            self._call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(old)
+
+    def _uploads(self) -> Iterator[Mapping[str, Any]]:
+        """The multipart uploads below the root that are neither completed nor aborted."""
         _, prefix = self._split(self.root)
         markers: dict[str, str] = {}
         while True:
             answer = self._call("list_multipart_uploads", Prefix=f"{prefix}/" if prefix else "", **markers)
-            for upload in answer.get("Uploads", ()):
-                if upload["Initiated"] < before:
-                    self._call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
-                    count += 1
+            yield from answer.get("Uploads", ())
             if not answer.get("IsTruncated"):
-                return count
+                return
             markers = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
     def _split(self, path: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from counting import CountingStore, s3_requests
@@ -88,10 +88,16 @@ def test_an_abandoned_upload_can_be_cleared(store, s3_place):
     writer.write(os.urandom(20 * MIB))
     del writer
     assert len(uploads(store)) == 1
+    assert list(store.list("")) == []
+    (left,) = store.unfinished()
+    assert left.name == NAME
+    assert list(open_store(f"{s3_place.url}/elsewhere", s3_place.options).unfinished()) == []
     if s3_place.kind != "moto":  # which dates every upload to 2010
+        assert abs(left.started - datetime.now(UTC)) < timedelta(minutes=5)
         assert store.delete_unfinished(timedelta(hours=1)) == 0
     assert store.delete_unfinished(timedelta(seconds=-60)) == 1
     assert uploads(store) == []
+    assert list(store.unfinished()) == []
 
 
 def test_a_part_that_fails(store, monkeypatch):

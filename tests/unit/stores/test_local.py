@@ -325,6 +325,10 @@ def test_unfinished_files_of_the_dead_are_deleted(store, root):
     an_hour_ago = time.time() - 3600
     os.utime(old, (an_hour_ago, an_hour_ago))
     assert list(store.list("")) == [(NAME, 1)]
+    left = {one.name: one for one in store.unfinished()}
+    assert left.keys() == {"objects/3f/.tmp-1-old-0", ".tmp-1-young-0"}
+    assert left["objects/3f/.tmp-1-old-0"].size == 4
+    assert left["objects/3f/.tmp-1-old-0"].started.timestamp() == pytest.approx(an_hour_ago)
     assert store.delete_unfinished(timedelta(minutes=30)) == 1
     assert not old.exists()
     assert young.exists()
