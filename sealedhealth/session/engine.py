@@ -36,7 +36,7 @@ from sealedhealth.session.destroyed import refuse_destroyed
 from sealedhealth.session.seen import Seen
 from sealedhealth.session.snapshot import Snapshot
 from sealedhealth.session.urls import lookup
-from sealedhealth.stores import ObjectStore, open_store
+from sealedhealth.stores import Location, ObjectStore, open_store
 
 __all__ = ["Engine", "Loaded", "root_key_name"]
 
@@ -134,6 +134,11 @@ class Engine:
             engine = _engines.pop((url, profile.name), None)
         if engine is not None:
             engine.keyring.close()
+
+    @property
+    def location(self) -> Location:
+        """Where the store is, with what the profile declares about the place. No request is made."""
+        return self.store.location
 
     # -- identity -----------------------------------------------------------------------------
 

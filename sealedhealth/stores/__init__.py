@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter, Unfinished
 from sealedhealth.stores.errors import Scrubber, invalid_url
+from sealedhealth.stores.location import Location
 
-__all__ = ["Buffer", "ObjectStore", "StoreWriter", "Unfinished", "open_store"]
+__all__ = ["Buffer", "Location", "ObjectStore", "StoreWriter", "Unfinished", "open_store"]
 
 
 def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStore:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from sealedhealth.errors import InvalidPath, MissingError, TamperedError, TruncatedError
 from sealedhealth.stores.errors import Scrubber, is_missing, is_range_outside, translate
+from sealedhealth.stores.location import Location
 
 __all__ = ["Buffer", "ObjectStore", "StoreWriter", "Unfinished"]
 
@@ -104,13 +105,21 @@ class ObjectStore:
         self.fs = fs
         self.root = root.rstrip("/")
         self._scrub = Scrubber(options)
-        protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-        self._url: str = self._scrub(self.root if "://" in self.root else f"{protocol}://{self.root}")
+        self._kind: str = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+        self._url: str = self._scrub(self.root if "://" in self.root else f"{self._kind}://{self.root}")
 
     @property
     def url(self) -> str:
         """Where this is, without credentials: the same place always has the same text."""
         return self._url
+
+    @property
+    def location(self) -> Location:
+        """Where this is, as its client has it: what it really uses, not what it was asked to. No request is made.
+
+        The endpoint is empty when this kind of host has none or does not tell.
+        """
+        return Location(self._kind)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"

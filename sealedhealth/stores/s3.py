@@ -11,6 +11,7 @@ from typing import Any
 
 from sealedhealth.errors import StoreError
 from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter, Unfinished
+from sealedhealth.stores.location import Location, endpoint_of
 
 __all__ = ["S3Store", "s3_options"]
 
@@ -41,6 +42,12 @@ def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 class S3Store(ObjectStore):
     """A prefix of a bucket, through s3fs."""
+
+    @property
+    def location(self) -> Location:
+        # What the client was made with, after the options, the environment and AWS's own files had their say.
+        meta = self._do(f"find the endpoint of {self.url}", lambda: self.fs.s3.meta)
+        return Location("s3", endpoint_of(meta.endpoint_url), meta.region_name or "")
 
     def writer(self, name: str, *, size_hint: int | None = None) -> StoreWriter:
         return _S3Writer(self, name, size_hint)
