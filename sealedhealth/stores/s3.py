@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from sealedhealth.errors import StoreError
-from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter, Unfinished
+from sealedhealth.stores.base import ObjectStore, StoreWriter, Unfinished
 from sealedhealth.stores.location import Location, endpoint_of
+from sealedhealth.stores.parts import PartsWriter
 
 __all__ = ["S3Store", "s3_options"]
 
-PART_SIZE = 8 << 20
-#: S3 takes at most 10,000 parts of an object.
-PARTS = 10_000
-#: Without a size hint parts double in size after so many, which reaches the largest object that S3 takes.
-DOUBLE_AFTER = 1_000
-#: Parts of one object on their way at once; each is in memory until it has arrived.
-IN_FLIGHT = 3
 #: Keys in one request to delete.
 DELETE_AT_ONCE = 1_000
 CONNECTIONS = 32
@@ -104,90 +96,29 @@ class S3Store(ObjectStore):
         return self._do(doing, partial(self.fs.call_s3, method, Bucket=bucket, **arguments), writing=True)
 
 
-class _S3Writer(StoreWriter):
-    """One request for a small object, a multipart upload for a large one.
+class _S3Writer(PartsWriter):
+    """A multipart upload."""
 
-    s3fs' own writer uploads one part after the other, and completes the upload when it is
-    merely abandoned; here parts go up side by side, and nothing but a commit completes.
-    """
+    part_size = 8 << 20
+    most_parts = 10_000
+    double_after = 1_000
 
     def __init__(self, store: S3Store, name: str, size_hint: int | None) -> None:
-        self._store = store
-        self._name = name
         self._key = store._key(name)
-        # A tenth more than was announced still fits.
-        self._part_size = max(PART_SIZE, -(-(size_hint or 0) * 11 // (PARTS * 10)))
-        self._growing = size_hint is None
-        self._buffer = bytearray()
+        self._call = store._call
         self._upload = ""
-        self._parts: list[Future[Any]] = []
-        self._pool: ThreadPoolExecutor | None = None
-        self._open = True
+        super().__init__(store, name, size_hint)
 
-    def write(self, data: Buffer) -> None:
-        self._check_open()
-        self._buffer += data
-        # Strictly more: the last part, which is sent by commit, is never empty.
-        while len(self._buffer) > self._part_size:
-            with memoryview(self._buffer) as view:
-                part = bytes(view[: self._part_size])
-            del self._buffer[: self._part_size]
-            self._send(part)
+    def _begin(self) -> None:
+        self._upload = self._call("create_multipart_upload", Key=self._key)["UploadId"]
 
-    def _send(self, part: bytes) -> None:
-        if self._pool is None:
-            self._upload = self._store._call("create_multipart_upload", Key=self._key)["UploadId"]
-            self._pool = ThreadPoolExecutor(IN_FLIGHT, "sealedhealth-part")
-        waiting = len(self._parts) - IN_FLIGHT
-        if waiting >= 0:
-            self._parts[waiting].result()  # bounds the memory; raises what went wrong with it
-        number = len(self._parts) + 1
-        send: Callable[..., Any] = self._store._call
-        self._parts.append(
-            self._pool.submit(send, "upload_part", Key=self._key, UploadId=self._upload, PartNumber=number, Body=part)
-        )
-        if self._growing and number % DOUBLE_AFTER == 0:
-            self._part_size *= 2
+    def _send_part(self, number: int, data: bytes) -> Any:
+        answer = self._call("upload_part", Key=self._key, UploadId=self._upload, PartNumber=number, Body=data)
+        return {"PartNumber": number, "ETag": answer["ETag"]}
 
-    def commit(self) -> None:
-        self._check_open()
-        if self._pool is None:
-            self._store.put(self._name, self._buffer)
-        else:
-            self._send(bytes(self._buffer))
-            parts = [
-                {"PartNumber": number, "ETag": part.result()["ETag"]} for number, part in enumerate(self._parts, 1)
-            ]
-            self._store._call(
-                "complete_multipart_upload", Key=self._key, UploadId=self._upload, MultipartUpload={"Parts": parts}
-            )
-            self._upload = ""
-        self._close()
+    def _complete(self, parts: list[Any]) -> None:
+        listed = {"Parts": parts}
+        self._call("complete_multipart_upload", Key=self._key, UploadId=self._upload, MultipartUpload=listed)
 
-    def discard(self) -> None:
-        if not self._open:
-            return
-        for part in self._parts:
-            part.cancel()
-        self._close()  # waits for the parts on their way: one that arrives after the abort would stay
-        if self._upload:
-            upload, self._upload = self._upload, ""
-            self._store._call("abort_multipart_upload", Key=self._key, UploadId=upload)
-
-    def _close(self) -> None:
-        self._open = False
-        self._buffer = bytearray()
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._parts = []
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise ValueError("This writer is closed.")
-
-    def __del__(self) -> None:
-        # Only what needs no request: this may run in the thread that would have to answer it.
-        # delete_unfinished() aborts what is left on the host.
-        with suppress(Exception):
-            if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
+    def _abort(self) -> None:
+        self._call("abort_multipart_upload", Key=self._key, UploadId=self._upload)

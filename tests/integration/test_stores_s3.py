@@ -128,8 +128,8 @@ def test_a_size_hint_makes_parts_large_enough(store):
 
 def test_without_a_hint_parts_grow(store, monkeypatch):
     """Of an object of unknown size the later parts are larger, so that they do not run out."""
-    monkeypatch.setattr("sealedhealth.stores.s3.DOUBLE_AFTER", 2)
-    monkeypatch.setattr("sealedhealth.stores.s3.PART_SIZE", 5 * MIB)
+    monkeypatch.setattr("sealedhealth.stores.s3._S3Writer.double_after", 2)
+    monkeypatch.setattr("sealedhealth.stores.s3._S3Writer.part_size", 5 * MIB)
     data = os.urandom(22 * MIB)
     with s3_requests() as requests, store.writer(NAME) as writer:
         writer.write(data)
