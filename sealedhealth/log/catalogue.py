@@ -221,6 +221,14 @@ class Catalogue:
                     seen.add(uid)
                     yield ObjectInfo(object_id, sealed_size, root, data_key_id)
 
+    def uses(self, uids: Collection[bytes]) -> bool:
+        """Whether a file lies in one of these objects, each given as data key id and object id in one."""
+        wanted = {uid[16:] for uid in uids}
+        changed = (entry.object_id for entry in self._changes.values() if entry is not None)
+        if all(wanted.isdisjoint(ids) for ids in (changed, *(s.object_ids() for s in self._segments))):
+            return False  # nearly always, and much faster
+        return any(found.data_key_id + found.object_id in uids for found in self.objects())
+
     def sealed_under(self, data_key_ids: Collection[bytes]) -> Iterator[tuple[str, Entry]]:
         """Paths and entries of the files that were sealed under one of the data keys, sorted."""
         wanted = set(data_key_ids)

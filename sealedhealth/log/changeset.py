@@ -22,15 +22,18 @@ from sealedhealth.keys.base import DataKey, Kek, WrappedKey
 from sealedhealth.log.columns import Column, Content, Field, Schema, decode, encode
 from sealedhealth.log.envelope import Envelope, FileKind, pack_envelope, split_envelope
 from sealedhealth.log.link import MAX_FILE, MAX_SEQUENCE
+from sealedhealth.log.place import PLACE_LIMIT, dump_place, read_place
 from sealedhealth.log.roster import Policy
 from sealedhealth.log.section import MAX_ENTRIES, ObjectRow
 from sealedhealth.log.strict import MAX_TIME_US, dump_json, load_json
+from sealedhealth.stores.location import Location
 
 __all__ = [
     "CHANGE_SET_LIMIT",
     "ChangeKind",
     "ChangeSet",
     "Inventory",
+    "ReusedKey",
     "SectionRef",
     "key_column_values",
     "key_columns",
@@ -40,6 +43,7 @@ __all__ = [
 
 MAX_KEYS = 1 << 20
 MAX_NEW_KEYS = 256  #: data keys that one change set may introduce: each may cost every reader a request
+MAX_REUSED = 4096  #: earlier data keys that one change set may seal objects under
 MAX_SECTIONS = 256
 MAX_WRAP = 1024  #: bytes of one wrapped key
 PAYLOAD_LIMIT = 256 << 20
@@ -67,6 +71,7 @@ _SCHEMA = Schema(
         "time": Field(int, MAX_TIME_US),
         "horizon": Field(int, MAX_SEQUENCE),
         "policy": Field(str, 16 << 20, optional=True),
+        "location": Field(str, PLACE_LIMIT, optional=True),
     },
     columns={
         **key_columns(),
@@ -74,6 +79,8 @@ _SCHEMA = Schema(
         "object_root": Column("bytes:32", "object"),
         "object_size": Column("u64", "object", compress=True),
         "object_key": Column("u32", "object", compress=True),
+        "reused_key": Column("bytes:16", "reused", optional=True),
+        "reused_compartment": Column("bytes:16", "reused", compress=True, optional=True),
         "section_compartment": Column("bytes:16", "section"),
         "section_key": Column("bytes:16", "section"),
         "section_object": Column("bytes:16", "section"),
@@ -87,12 +94,14 @@ _SCHEMA = Schema(
     tables={
         "key": MAX_KEYS,
         "object": MAX_ENTRIES,
+        "reused": MAX_REUSED,
         "section": MAX_SECTIONS,
         "destroyed": MAX_KEYS,
         "minimum": MAX_SECTIONS,
         "collected": 8 * MAX_ENTRIES,
     },
     max_expanded=PAYLOAD_LIMIT,
+    optional_tables=frozenset(["reused"]),
 )
 
 
@@ -118,13 +127,21 @@ class SectionRef:
 
 
 @dataclass(frozen=True, slots=True)
+class ReusedKey:
+    """A data key of an earlier change set, under which objects of this one are sealed."""
+
+    key_id: bytes
+    compartment_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """The objects that belong to a change set, by columns."""
 
     object_ids: bytes = b""  #: 16 bytes each
     roots: bytes = field(default=b"", repr=False)  #: 32 bytes each
     sizes: Sequence[int] = ()  #: sealed size of each, in bytes
-    key_index: Sequence[int] = ()  #: for each, which of the change set's data keys sealed it
+    key_index: Sequence[int] = ()  #: for each, which data key sealed it: the change set's own, then the reused ones
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -147,6 +164,8 @@ class ChangeSet:
     minimum: Mapping[bytes, int] = field(default_factory=dict)
     collected: tuple[bytes, ...] = field(default=(), repr=False)
     horizon: int = 0
+    reused_keys: tuple[ReusedKey, ...] = ()  #: a curator moves what they sealed into other objects; see ADR 0010
+    location: Location | None = None  #: where the author wrote it, by its own account; see ADR 0011
     sealed: tuple[bytes, ...] = field(default=(), repr=False)  #: the sections' bytes, in order
 
     @staticmethod
@@ -171,6 +190,7 @@ class ChangeSet:
         policy = None
         if "policy" in content.fields:
             policy = Policy.read(load_json(content.string("policy").encode(), "policy"))
+        location = read_place(content.string("location")) if "location" in content.fields else None
         keys = read_key_columns(content, dataset_id)
         sections = tuple(
             map(
@@ -188,8 +208,9 @@ class ChangeSet:
             content.numbers("object_size"),
             content.numbers("object_key"),
         )
-        if inventory.key_index and max(inventory.key_index) >= len(keys):
-            raise MalformedError("An object is sealed under a data key that its change set does not bring.")
+        reused = tuple(map(ReusedKey, content.blobs("reused_key"), content.blobs("reused_compartment")))
+        if inventory.key_index and max(inventory.key_index) >= len(keys) + len(reused):
+            raise MalformedError("An object is sealed under a data key that its change set does not name.")
         change = cls(
             dataset_id=dataset_id,
             change_id=content.binary("id"),
@@ -197,6 +218,7 @@ class ChangeSet:
             kind=ChangeKind(kind),
             time_us=content.integer("time"),
             keys=keys,
+            reused_keys=reused,
             inventory=inventory,
             sections=sections,
             policy=policy,
@@ -204,6 +226,7 @@ class ChangeSet:
             minimum=dict(zip(content.blobs("minimum_compartment"), content.numbers("minimum_version"), strict=True)),
             collected=tuple(content.blobs("collected")),
             horizon=content.integer("horizon"),
+            location=location,
             sealed=_cut(envelope.rest, sections),
         )
         change.check_shape()
@@ -222,28 +245,39 @@ class ChangeSet:
             (self.policy is not None) != (kind is ChangeKind.POLICY)
             or bool(self.destroyed or self.minimum) != (kind is ChangeKind.DESTROY)
             or (self.collected and kind is not ChangeKind.COLLECT)
-            or (len(self.inventory) and kind is not ChangeKind.DATA)
+            or ((len(self.inventory) or self.reused_keys) and kind is not ChangeKind.DATA)
             or (self.sections and kind not in {ChangeKind.DATA, ChangeKind.POLICY})
             or (self.keys and kind not in {ChangeKind.DATA, ChangeKind.POLICY, ChangeKind.REWRAP})
         ):
             raise MalformedError(f"A {kind} change set has parts that do not belong to its kind.")
         if len(self.keys) > MAX_NEW_KEYS and kind is not ChangeKind.REWRAP:
             raise MalformedError(f"A change set introduces more than {MAX_NEW_KEYS} data keys.")
+        reused = {key.key_id for key in self.reused_keys}
+        if len(reused) != len(self.reused_keys) or not reused.isdisjoint(own):
+            raise MalformedError("A change set reuses a data key twice, or one that it brings.")
         ids = self.inventory.object_ids
         if len({ids[at : at + 16] for at in range(0, len(ids), 16)}) != len(self.inventory):
             raise MalformedError("A change set names an object twice.")
+
+    def data_key_of(self, index: int) -> tuple[bytes, bytes]:
+        """Id and compartment of the data key that sealed the object at *index* of the inventory."""
+        at = self.inventory.key_index[index]
+        if at < len(self.keys):
+            return self.keys[at].key_id, self.keys[at].kek.compartment_id
+        reused = self.reused_keys[at - len(self.keys)]
+        return reused.key_id, reused.compartment_id
 
     def object_row(self, index: int, salt: bytes, compartment_id: bytes) -> ObjectRow:
         """The object at *index* of the inventory, which has to belong to *compartment_id*."""
         inventory = self.inventory
         if index >= len(inventory):
             raise RosterViolation("An entry names an object that its change set does not bring.")
-        wrapped = self.keys[inventory.key_index[index]]
-        if wrapped.kek.compartment_id != compartment_id:
+        data_key_id, own_compartment = self.data_key_of(index)
+        if own_compartment != compartment_id:
             raise RosterViolation("An entry names an object of another compartment.")
         return ObjectRow(
             object_id=inventory.object_ids[16 * index : 16 * index + 16],
-            data_key_id=wrapped.key_id,
+            data_key_id=data_key_id,
             salt=salt,
             root=inventory.roots[32 * index : 32 * index + 32],
             sealed_size=inventory.sizes[index],
@@ -277,11 +311,14 @@ class ChangeSet:
         }
         if self.policy is not None:
             fields["policy"] = dump_json(self.policy.to_json()).decode()
+        if self.location is not None:
+            fields["location"] = dump_place(self.location)
         payload = encode(
             _SCHEMA,
             rows={
                 "key": len(self.keys),
                 "object": len(self.inventory),
+                "reused": len(self.reused_keys),
                 "section": len(self.sections),
                 "destroyed": len(self.destroyed),
                 "minimum": len(self.minimum),
@@ -294,6 +331,8 @@ class ChangeSet:
                 "object_root": self.inventory.roots,
                 "object_size": array("Q", self.inventory.sizes),
                 "object_key": array("I", self.inventory.key_index),
+                "reused_key": b"".join(key.key_id for key in self.reused_keys),
+                "reused_compartment": b"".join(key.compartment_id for key in self.reused_keys),
                 "section_compartment": b"".join(ref.compartment_id for ref in self.sections),
                 "section_key": b"".join(ref.data_key_id for ref in self.sections),
                 "section_object": b"".join(ref.object_id for ref in self.sections),

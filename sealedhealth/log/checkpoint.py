@@ -91,11 +91,15 @@ _EXTRA = Schema(
         "dropped_key": Column("bytes:16", "dropped", compress=True),
         "dropped_sequence": Column("u64", "dropped", compress=True),
         "dropped_size": Column("u64", "dropped", compress=True),
+        "dropped_born": Column("u64", "dropped", compress=True, optional=True),
         "shared_uid": Column("bytes:32", "shared"),
         "shared_count": Column("u32", "shared", compress=True),
+        "born_uid": Column("bytes:32", "born", optional=True),
+        "born_sequence": Column("u64", "born", compress=True, optional=True),
     },
-    tables={"tag": 1 << 16, "dropped": 8 * MAX_ENTRIES, "shared": 8 * MAX_ENTRIES},
+    tables={"tag": 1 << 16, "dropped": 8 * MAX_ENTRIES, "shared": 8 * MAX_ENTRIES, "born": 8 * MAX_ENTRIES},
     max_expanded=1 << 30,
+    optional_tables=frozenset(["born"]),
 )
 
 
@@ -263,7 +267,12 @@ def _pack_extra(content: ContentState) -> bytes:
     dropped = list(content.dropped.values())
     return encode(
         _EXTRA,
-        rows={"tag": len(content.tags), "dropped": len(dropped), "shared": len(content.shared)},
+        rows={
+            "tag": len(content.tags),
+            "dropped": len(dropped),
+            "shared": len(content.shared),
+            "born": len(content.born),
+        },
         fields={"notes": dump_notes(content.notes), "compartment": content.name},
         columns={
             "tag_name": list(content.tags),
@@ -272,8 +281,11 @@ def _pack_extra(content: ContentState) -> bytes:
             "dropped_key": b"".join(item.data_key_id for item in dropped),
             "dropped_sequence": array("Q", [item.dropped for item in dropped]),
             "dropped_size": array("Q", [item.sealed_size for item in dropped]),
+            "dropped_born": array("Q", [item.born for item in dropped]),
             "shared_uid": b"".join(content.shared),
             "shared_count": array("I", content.shared.values()),
+            "born_uid": b"".join(content.born),
+            "born_sequence": array("Q", content.born.values()),
         },
     )
 
@@ -289,9 +301,11 @@ def _read_extra(content: ContentState, data: bytes) -> None:
         extra.blobs("dropped_key"),
         extra.numbers("dropped_sequence"),
         extra.numbers("dropped_size"),
+        extra.numbers("dropped_born"),
     ):
         content.dropped[item.data_key_id + item.object_id] = item
     content.shared = dict(zip(extra.blobs("shared_uid"), extra.numbers("shared_count"), strict=True))
+    content.born = dict(zip(extra.blobs("born_uid"), extra.numbers("born_sequence"), strict=True))
 
 
 def seal_content(

@@ -10,7 +10,7 @@
 The head is compact JSON with sorted keys, and columns are sorted by name: there is one way to write a head, and a
 reader refuses any other. Types of columns are ``bytes:N`` (N bytes a row), ``u32`` and ``u64`` (little-endian) and
 ``text`` (UTF-8, a line feed between rows). ``+z`` after a type says that the column is compressed by zlib. An optional
-column that is all zero (or empty lines) is left out.
+column that is all zero (or empty lines) is left out, and so is an optional table without rows.
 
 Reading takes time and memory in proportion to what its schema allows, whatever the bytes say.
 """
@@ -80,6 +80,7 @@ class Schema:
     columns: Mapping[str, Column]
     tables: Mapping[str, int]  #: most rows of each table
     max_expanded: int  #: most bytes of all columns together, expanded
+    optional_tables: frozenset[str] = frozenset()  #: not written when they have no rows; their columns are optional
 
     @property
     def max_head(self) -> int:
@@ -195,7 +196,7 @@ def encode(
         {
             "columns": listed,
             "fields": _pack_fields(schema, fields),
-            "rows": dict(rows),
+            "rows": {name: count for name, count in rows.items() if count or name not in schema.optional_tables},
             "schema": schema.name,
         }
     )
@@ -358,11 +359,14 @@ def _read_field(spec: Field, value: object) -> FieldValue | None:
 
 
 def _read_rows(schema: Schema, given: object) -> dict[str, int] | None:
-    if not isinstance(given, dict) or given.keys() != schema.tables.keys():
+    required = schema.tables.keys() - schema.optional_tables
+    if not isinstance(given, dict) or not required <= given.keys() <= schema.tables.keys():
         return None
     if any(type(rows) is not int or not 0 <= rows <= schema.tables[name] for name, rows in given.items()):
         return None
-    return given
+    if any(not given.get(name, 1) for name in schema.optional_tables):
+        return None  # there is one way to have no rows
+    return {name: given.get(name, 0) for name in schema.tables}
 
 
 def _read_listing(schema: Schema, item: object) -> tuple[str, bool, int, int]:

@@ -35,6 +35,7 @@ class Dropped:
     data_key_id: bytes
     dropped: int  #: sequence of the commit that dropped it
     sealed_size: int
+    born: int = 0  #: sequence of the commit that brought it, when an earlier one brought its data key; else 0
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class ContentState:
     tags: dict[str, int] = field(default_factory=dict, repr=False)
     dropped: dict[bytes, Dropped] = field(default_factory=dict)
     shared: dict[bytes, int] = field(default_factory=dict)  #: uses of objects that several entries use
+    born: dict[bytes, int] = field(default_factory=dict)  #: of objects in use that are younger than their data key
     notes: dict[bytes, AuthorNote] = field(default_factory=dict, repr=False)
     name: str = field(default="", repr=False)
     refusals: tuple[Refusal, ...] = ()
@@ -57,6 +59,7 @@ class ContentState:
             tags=dict(self.tags),
             dropped=dict(self.dropped),
             shared=dict(self.shared),
+            born=dict(self.born),
             notes=dict(self.notes),
         )
 
@@ -76,6 +79,7 @@ class ContentState:
         try:
             self._check(accepted, section)
             rows = self._rows(change, section)
+            moved = self._moved(change, section, rows)
             puts = self._entries(accepted, section, rows, key_of)
         except IntegrityError as error:
             self.refuse(accepted, error.what)
@@ -84,6 +88,7 @@ class ContentState:
             self.notes = dict(section.notes)
             self.name = section.compartment_name
         fresh = {row.data_key_id + row.object_id for row in rows[: len(section.new_objects)]}
+        self.born.update(dict.fromkeys(moved & {_uid(entry) for entry in puts.values()}, accepted.sequence))
         self._account(accepted.sequence, puts, section.deletes, fresh)
         if puts or section.deletes:
             self.catalogue = self.catalogue.apply(puts, section.deletes)
@@ -125,6 +130,15 @@ class ContentState:
             rows.append(change.object_row(index, salt, self.compartment_id))
         rows.extend(section.old_objects)
         return rows
+
+    def _moved(self, change: ChangeSet, section: Section, rows: list[ObjectRow]) -> set[bytes]:
+        """The new objects that are sealed under data keys of earlier commits: nothing else may go by their ids."""
+        own = {wrapped.key_id for wrapped in change.keys}
+        new = rows[: len(section.new_objects)]
+        moved = {row.data_key_id + row.object_id for row in new if row.data_key_id not in own}
+        if moved and (not self.dropped.keys().isdisjoint(moved) or self.catalogue.uses(moved)):
+            raise RosterViolation("It brings an object that is there already.")
+        return moved
 
     def _entries(
         self,
@@ -178,19 +192,26 @@ class ContentState:
         for entry in puts.values():
             uid = _uid(entry)
             if uid not in uses:
-                unused = uid in fresh or self.dropped.pop(uid, None) is not None
-                uses[uid] = 0 if unused else self.shared.get(uid, 1)
+                uses[uid] = 0 if uid in fresh or self._revive(uid) else self.shared.get(uid, 1)
             uses[uid] += 1
         for old in gone:
             uid = _uid(old)
             uses[uid] -= 1
             if uses[uid] == 0:
-                self.dropped[uid] = Dropped(old.object_id, old.data_key_id, sequence, old.sealed_size)
+                born = self.born.pop(uid, 0)
+                self.dropped[uid] = Dropped(old.object_id, old.data_key_id, sequence, old.sealed_size, born)
         for uid, count in uses.items():
             if count > 1:
                 self.shared[uid] = count
             else:
                 self.shared.pop(uid, None)
+
+    def _revive(self, uid: bytes) -> bool:
+        """Take an object out of what was dropped; False when it is not there."""
+        dropped = self.dropped.pop(uid, None)
+        if dropped is not None and dropped.born:
+            self.born[uid] = dropped.born
+        return dropped is not None
 
     # -- destruction and collection -----------------------------------------------------------
 

@@ -9,7 +9,7 @@ from sealedhealth.log.names import link_name
 from sealedhealth.log.replay import Log
 from sealedhealth.log.state import LogState, VoidLink
 
-__all__ = ["check_seen", "check_still_anchored", "check_store_not_ahead"]
+__all__ = ["check_following", "check_seen", "check_still_anchored", "check_store_not_ahead"]
 
 
 def check_seen(log: Log, state: LogState, seen_sequence: int, seen_digest: bytes) -> None:
@@ -71,8 +71,13 @@ def check_store_not_ahead(log: Log, state: LogState) -> bool:
     AnchorRolledBack
         The log on the store goes on where the anchors end.
     """
+    name = link_name(state.sequence + 1)
+    return check_following(log, state, log.store.get_many([name], limit=LINK_LIMIT, missing_ok=True).get(name))
+
+
+def check_following(log: Log, state: LogState, raw: bytes | None) -> bool:
+    """As :func:`check_store_not_ahead`; *raw* is what the store has as the next link, if anything."""
     following = state.sequence + 1
-    raw = log.store.get_many([link_name(following)], limit=LINK_LIMIT, missing_ok=True).get(link_name(following))
     if raw is None:
         return False
     try:

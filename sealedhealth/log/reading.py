@@ -108,6 +108,12 @@ def _sections(
         if wrapped.kek.compartment_id in compartments and wrapped.key_id in state.keys
         if wrapped.key_id not in state.destroyed
     }
+    needed |= {
+        reused.key_id: state.keys[reused.key_id].wrapped
+        for change, _ in wanted
+        for reused in change.reused_keys
+        if reused.compartment_id in compartments and reused.key_id not in state.destroyed
+    }
     data_keys = dict(keys(list(needed.values())))
     doomed = [ref.data_key_id for _, ref in wanted if ref.data_key_id in state.destroyed]
     try:

@@ -6,9 +6,10 @@ and change sets in order, loads checkpoints, and opens what the caller may open.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from sealedhealth.errors import IntegrityError, MissingError, RosterViolation, TamperedError
 from sealedhealth.keys.base import AnchorEntry, AnchorIndex, AnchorStore, PolicyRef
@@ -22,6 +23,9 @@ from sealedhealth.log.state import Accepted, LogState, VoidLink
 from sealedhealth.stores import ObjectStore
 
 __all__ = ["Log", "LogStep"]
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 _PROBES = 8  #: anchors read at once
 _PREFETCH = 128 << 20  #: bytes of change sets fetched ahead of their links
@@ -61,19 +65,30 @@ class Log:
         """The anchor of one sequence number."""
         return self.anchors.read_anchor(self.dataset_id, sequence)
 
-    def anchors_from(self, first: int, last: int | None = None) -> list[AnchorEntry]:
-        """Every anchor from *first* to *last*, or to the last before a gap."""
+    def anchors_from(self, first: int, last: int | None = None, *, expected: int = 1) -> list[AnchorEntry]:
+        """Every anchor from *first* to *last*, or to the last before a gap.
+
+        So many as *expected* are asked for at once, then more: usually there is nothing new.
+        """
         found: list[AnchorEntry] = []
         while last is None or first + len(found) <= last:
             start = first + len(found)
-            # One probe alone first: usually there is nothing new.
-            stop = start + (_PROBES if found else 1)
+            stop = start + (_PROBES if found else min(_PROBES, expected))
             numbers = range(start, stop if last is None else min(stop, last + 1))
             for entry in self._pool.map(self.anchor, numbers) if len(numbers) > 1 else map(self.anchor, numbers):
                 if entry is None:
                     return found
                 found.append(entry)
         return found
+
+    def at_once(self, one: Callable[[], _A], other: Callable[[], _B]) -> tuple[_A, _B]:
+        """The results of two things that wait for servers, done side by side; errors of the first come first."""
+        begun = self._pool.submit(one)
+        try:
+            second = other()
+        finally:
+            first = begun.result()
+        return first, second
 
     def anchors_after(self, sequence: int) -> tuple[AnchorEntry | None, list[AnchorEntry]]:
         """The anchor of *sequence*, and every one after it to the last before a gap."""

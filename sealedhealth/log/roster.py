@@ -19,6 +19,8 @@ __all__ = ["Author", "Policy", "Role", "Settings"]
 MAX_AUTHORS = 4096
 MAX_COMPARTMENTS = 256
 POINT_SIZE = 97
+PACK_BELOW = 256 << 10  #: what settings mean that do not say
+PACK_SIZE = 16 << 20
 
 
 class Role(StrEnum):
@@ -51,10 +53,18 @@ class Settings:
     grace_s: int = 14 * 24 * 3600  #: how long dropped objects are kept, in seconds
     data_key_bytes: int = 1 << 42  #: most bytes sealed by one data key
     data_key_age_s: int = 24 * 3600  #: longest use of one data key, in seconds
+    pack_below: int = PACK_BELOW  #: smaller files share sealed objects; plaintext bytes, 0: none does
+    pack_size: int = PACK_SIZE  #: most plaintext bytes of an object that files share
 
     def to_json(self) -> dict[str, int]:
-        """The JSON form."""
-        return {"grace_s": self.grace_s, "data_key_bytes": self.data_key_bytes, "data_key_age_s": self.data_key_age_s}
+        """The JSON form; how files are packed is left out when it is as usual."""
+        packing = {"pack_below": (self.pack_below, PACK_BELOW), "pack_size": (self.pack_size, PACK_SIZE)}
+        return {
+            "grace_s": self.grace_s,
+            "data_key_bytes": self.data_key_bytes,
+            "data_key_age_s": self.data_key_age_s,
+            **{name: value for name, (value, usual) in packing.items() if value != usual},
+        }
 
     @classmethod
     def read(cls, fields: Fields) -> Settings:
@@ -63,6 +73,8 @@ class Settings:
             grace_s=fields.integer("grace_s", most=100 * 366 * 24 * 3600),
             data_key_bytes=fields.integer("data_key_bytes", least=1, most=1 << 48),
             data_key_age_s=fields.integer("data_key_age_s", least=1, most=366 * 24 * 3600),
+            pack_below=fields.integer("pack_below", most=4 << 20, absent=PACK_BELOW),
+            pack_size=fields.integer("pack_size", least=1 << 20, most=64 << 20, absent=PACK_SIZE),
         )
         fields.finish()
         return settings

@@ -167,6 +167,11 @@ class Segment:
         """Bytes of the files in rows."""
         return sum((self.objects.sizes if self.links is None else self.links.lengths)[start:stop])
 
+    def object_ids(self) -> Iterator[bytes]:
+        """The id of each object of the table."""
+        ids = self.objects.ids
+        return (ids[at : at + 16] for at in range(0, len(ids), 16))
+
     def object_rows(self, start: int, stop: int) -> Iterator[tuple[bytes, int, bytes, bytes]]:
         """Object id, sealed size, root and data key id of each object that rows lie in."""
         objects = self.objects

@@ -208,6 +208,7 @@ class LogState:
             raise RosterViolation("It was linked by somebody who is neither its author nor a curator.")
         self._check_rights(change)
         self._check_keys(change)
+        self._check_reused(change)
         match change.kind:
             case ChangeKind.POLICY:
                 policy = change.policy
@@ -244,6 +245,7 @@ class LogState:
             author = self.policy.authors[change.author_id]
             touched = {wrapped.kek.compartment_id for wrapped in change.keys}
             touched |= {section.compartment_id for section in change.sections}
+            touched |= {reused.compartment_id for reused in change.reused_keys}
             if not touched <= author.compartments:
                 raise RosterViolation("It touches a compartment that its author has no part in.")
 
@@ -267,6 +269,20 @@ class LogState:
                     raise RosterViolation("It goes back to an older key-encryption key version.")
             elif known is not None:
                 raise RosterViolation("It introduces a data key that the log has already.")
+
+    def _check_reused(self, change: ChangeSet) -> None:
+        """Objects under data keys of earlier commits: a curator moves what is sealed under them, nobody else."""
+        if change.reused_keys and not self._may(change.author_id, Role.CURATOR):
+            raise RosterViolation("Its author may not seal under a data key of an earlier commit.")
+        for reused in change.reused_keys:
+            known = self.keys.get(reused.key_id)
+            if known is None or known.wrapped.kek.compartment_id != reused.compartment_id:
+                raise RosterViolation("It reuses a data key that is unknown or of another compartment.")
+            if reused.key_id in self.destroyed:
+                raise RosterViolation("It reuses a data key that was destroyed.")
+            if known.kind is not ChangeKind.DATA:
+                # A destruction of all data names the keys of data only: nothing may hide under another one.
+                raise RosterViolation("It reuses a data key that seals no data.")
 
     def _check_destroy(self, change: ChangeSet) -> None:
         if not set(change.destroyed) <= self.keys.keys():

@@ -100,8 +100,10 @@ class Fields:
         """A list of at most *limit* hexadecimal strings of *size* bytes each."""
         return [self._hex(name, value, size) for value in self.items(name, limit=limit)]
 
-    def integer(self, name: str, *, most: int, least: int = 0) -> int:
-        """An integer from *least* to *most*."""
+    def integer(self, name: str, *, most: int, least: int = 0, absent: int | None = None) -> int:
+        """An integer from *least* to *most*; when the member is not there, *absent*, if that is given."""
+        if absent is not None and name not in self._left:
+            return absent
         value = self._take(name)
         if type(value) is not int or not least <= value <= most:
             self.fail(name)

@@ -155,7 +155,7 @@ def _compare_contents(checkpointed: Loaded, replayed: Loaded) -> list[str]:
         ]
         wrong += [
             f"the checkpoint has other {name} than the log"
-            for name in ("tags", "notes", "name", "dropped", "shared")
+            for name in ("tags", "notes", "name", "dropped", "shared", "born")
             if getattr(content, name) != getattr(other, name)
         ]
     return wrong

@@ -46,9 +46,10 @@ class Location:
     def __post_init__(self) -> None:
         for part in ("store", "endpoint", "region", "jurisdiction"):
             text = getattr(self, part)
-            if not isinstance(text, str) or len(text) > TEXT_LIMIT or not text.isprintable():
+            if not isinstance(text, str) or len(text) > TEXT_LIMIT or not (text.isascii() and text.isprintable()):
+                # Beyond ASCII, what is printable depends on the version of Unicode: readers would not judge alike.
                 raise InvalidInput(
-                    f"The {part} of a location has to be a text of at most {TEXT_LIMIT} printable characters."
+                    f"The {part} of a location has to be at most {TEXT_LIMIT} printable characters of ASCII."
                 )
         if not _STORE.fullmatch(self.store):
             raise InvalidInput("The kind of a store is lower-case letters, digits, '+', '.', '_' and '-'.")

@@ -108,7 +108,7 @@ def _old_enough(engine: Engine, loaded: Loaded, grace: timedelta) -> set[Dropped
     found = set()
     for item in _dropped(loaded):
         record = loaded.state.keys.get(item.data_key_id)
-        born = record.sequence if record else 0
+        born = item.born or (record.sequence if record else 0)
         tagged = any(born <= at < item.dropped for at in tags)
         if not tagged and over(item.dropped):
             found.add(item)

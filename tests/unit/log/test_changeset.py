@@ -13,11 +13,14 @@ from sealedhealth.log.changeset import (
     ChangeKind,
     ChangeSet,
     Inventory,
+    ReusedKey,
     SectionRef,
     seal_section,
 )
+from sealedhealth.log.columns import Field
 from sealedhealth.log.envelope import FileKind, pack_envelope, verify_envelope
 from sealedhealth.log.roster import Policy, Settings
+from sealedhealth.stores.location import Location
 
 DATASET, HERE, THERE = b"d" * 16, b"h" * 16, b"t" * 16
 AUTHOR = b"a" * 16
@@ -74,6 +77,8 @@ def same(left, right):
 
 
 POLICY = Policy(1, (HERE,), {}, Settings())
+OLD = ReusedKey(b"2" * 16, HERE)
+OBJECTS = Inventory(b"1" * 16 + b"2" * 16, b"r" * 64, [137, 136], [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -81,11 +86,15 @@ POLICY = Policy(1, (HERE,), {}, Settings())
     [
         data_change(),
         data_change(inventory=Inventory()),
+        data_change(inventory=OBJECTS, reused_keys=(OLD,)),
+        data_change(reused_keys=(OLD, ReusedKey(bytes(16), THERE))),
+        data_change(location=Location("s3", "host:9000", "gra", "FR")),
         bare(ChangeKind.REWRAP, keys=(key_of(1)[1], key_of(2, THERE)[1])),
         bare(ChangeKind.POLICY, policy=POLICY),
         bare(ChangeKind.DESTROY, destroyed=(b"1" * 16, b"2" * 16), minimum={HERE: 2, THERE: 3}),
         bare(ChangeKind.COLLECT, collected=(b"1" * 16,), horizon=5),
         bare(ChangeKind.COLLECT),
+        bare(ChangeKind.COLLECT, location=Location("file")),
     ],
     ids=lambda change: str(change.kind),
 )
@@ -163,13 +172,19 @@ MANY = [WrappedKey(Kek(DATASET, HERE), n.to_bytes(16, "big"), 1, b"w") for n in 
         data_change(inventory=Inventory(b"1" * 32, b"r" * 64, [136, 136], [0, 0])),
         data_change(inventory=Inventory(b"1" * 16, b"r" * 32, [136], [1])),
         data_change(keys=(WRAPPED, *MANY)),
+        data_change(reused_keys=(OLD, OLD)),
+        data_change(reused_keys=(OLD, ReusedKey(OLD.key_id, THERE))),
+        data_change(reused_keys=(ReusedKey(WRAPPED.key_id, HERE),)),
+        bare(ChangeKind.REWRAP, keys=(WRAPPED,), reused_keys=(OLD,)),
+        bare(ChangeKind.POLICY, policy=POLICY, reused_keys=(OLD,)),
+        bare(ChangeKind.COLLECT, reused_keys=(OLD,)),
     ],
 )  # fmt: skip
 def test_parts_that_do_not_belong(change, alice, monkeypatch):
     """Parts of another kind, sections under foreign keys, objects named twice: refused by reader and writer."""
     with pytest.raises(MalformedError):
         read(unchecked(change, alice, monkeypatch), alice)
-    if change.inventory.key_index != [1]:
+    if change.inventory.key_index != [1]:  # the writer counts on its own numbers
         with pytest.raises(MalformedError):
             change.pack(alice.sign)
 
@@ -214,6 +229,42 @@ def test_object_row():
     for index, compartment in ((2, HERE), (0, THERE)):
         with pytest.raises(RosterViolation):
             change.object_row(index, b"s" * 24, compartment)
+
+
+def test_objects_under_reused_keys():
+    """Numbers beyond the change set's own data keys are those of reused ones, of the compartment that is claimed."""
+    change = data_change(inventory=OBJECTS, reused_keys=(ReusedKey(b"2" * 16, THERE),))
+    assert [change.data_key_of(index) for index in (0, 1)] == [(key_of(1)[0].key_id, HERE), (b"2" * 16, THERE)]
+    assert change.object_row(1, b"s" * 24, THERE).data_key_id == b"2" * 16
+    with pytest.raises(RosterViolation):
+        change.object_row(1, b"s" * 24, HERE)
+
+
+def test_object_beyond_the_reused_keys(alice):
+    """Each object has a data key that the change set names."""
+    beyond = Inventory(b"1" * 16 + b"2" * 16, b"r" * 64, [137, 136], [0, 2])
+    with pytest.raises(MalformedError):
+        read(data_change(inventory=beyond, reused_keys=(OLD,)).pack(alice.sign), alice)
+
+
+def test_bytes_of_before(alice):
+    """What neither reuses a key nor says where it was written has the bytes of an earlier release."""
+    payload = ChangeSet.split(data_change().pack(alice.sign)).payload
+    assert b"reused" not in payload
+    assert b"location" not in payload
+    assert read(data_change().pack(alice.sign), alice).location is None
+
+
+@pytest.mark.parametrize("place", ["", "{}", '{"store":"s3"}', "x" * 3000])
+def test_location_that_is_none(place, alice, monkeypatch):
+    """A change set with a location that is none is malformed, like one with any other wrong part."""
+    with monkeypatch.context() as patch:
+        patch.setattr(changeset, "dump_place", lambda location: place)
+        patch.setattr(changeset, "_SCHEMA", replace(changeset._SCHEMA, fields={
+            **changeset._SCHEMA.fields, "location": Field(str, 4096, optional=True)}))  # fmt: skip
+        raw = data_change(location=Location("file")).pack(alice.sign)
+    with pytest.raises(MalformedError):
+        read(raw, alice)
 
 
 def test_nothing_sealed_in_sight():

@@ -41,6 +41,8 @@ def content():
     content.catalogue = content.catalogue.apply({f"d/{n:03}": entry_of(n) for n in range(100)}, ())
     content.dropped[b"i" * 16 + b"o" * 16] = Dropped(b"o" * 16, b"i" * 16, 3, 1000)
     content.shared[b"i" * 32] = 2
+    content.dropped[b"i" * 16 + b"p" * 16] = Dropped(b"p" * 16, b"i" * 16, 5, 1000, born=4)
+    content.born[b"i" * 16 + b"q" * 16] = 6
     return content
 
 
@@ -86,8 +88,8 @@ def opened(refs, files, numbers=(1,)):
 def listed(content):
     """Everything that a compartment holds."""
     return (
-        list(content.catalogue.items()), content.tags, content.dropped, content.shared, dict(content.notes),
-        content.name,
+        list(content.catalogue.items()), content.tags, content.dropped, content.shared, content.born,
+        dict(content.notes), content.name,
     )  # fmt: skip
 
 

@@ -306,6 +306,37 @@ def test_rows_that_do_not_fit(rows):
     assert refused(whole(head | {"rows": rows}, body))
 
 
+LATER = Schema(
+    name="sample/1",
+    fields=SCHEMA.fields,
+    columns={**SCHEMA.columns, "late": Column("bytes:2", "late", optional=True)},
+    tables={**SCHEMA.tables, "late": 4},
+    max_expanded=1 << 20,
+    optional_tables=frozenset(["late"]),
+)
+
+
+def test_optional_table():
+    """A table that came later is not there when it has no rows: bytes stay as they were, and old ones are read."""
+    columns = {"key": bytes(4), "size": [1], "path": ["x"]}
+    empty = encode(LATER, rows={"row": 1, "tag": 0, "late": 0}, fields=FIELDS, columns=columns)
+    assert empty == encode(SCHEMA, rows={"row": 1, "tag": 0}, fields=FIELDS, columns=columns)
+    assert decode(LATER, empty).rows == {"row": 1, "tag": 0, "late": 0}
+    assert decode(LATER, empty).blobs("late") == []
+    full = encode(LATER, rows={"row": 1, "tag": 0, "late": 2}, fields=FIELDS, columns={**columns, "late": b"abcd"})
+    assert decode(LATER, full).blobs("late") == [b"ab", b"cd"]
+    assert refused(full)
+
+
+@pytest.mark.parametrize("rows", [0, -1, 5, True, None, "1"])
+def test_optional_table_out_of_bounds(rows):
+    """There is one way to have no rows: the table is left out."""
+    columns = {"key": bytes(4), "size": [1], "path": ["x"]}
+    head, body = parts(encode(SCHEMA, rows={"row": 1, "tag": 0}, fields=FIELDS, columns=columns))
+    with pytest.raises(MalformedError):
+        decode(LATER, whole(head | {"rows": {"row": 1, "tag": 0, "late": rows}}, body))
+
+
 def test_columns_that_do_not_fit():
     """Columns that are missing, unknown, repeated, out of order or of another type are refused."""
     head, body = parts(sample())

@@ -7,7 +7,7 @@ import pytest
 from sealedhealth.errors import RosterViolation
 from sealedhealth.format import Kind, sealed_size
 from sealedhealth.keys.base import DataKey, Kek, WrappedKey
-from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory
+from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, ReusedKey
 from sealedhealth.log.content import DESTROYED_KEY, ContentState
 from sealedhealth.log.envelope import ROOT_AUTHOR
 from sealedhealth.log.roster import Author, Policy, Role, Settings
@@ -46,7 +46,7 @@ class Bench:
             raise RosterViolation("unknown")
         return self.keys[key_id]
 
-    def commit(self, section, *, objects=0, ids=None, author=CURATOR, kind=ChangeKind.DATA, size=100):
+    def commit(self, section, *, objects=0, ids=None, author=CURATOR, kind=ChangeKind.DATA, size=100, under=None):
         """Apply one section with that many new objects of *size* bytes; returns new refusals."""
         self.sequence += 1
         data_key = DataKey(self.sequence.to_bytes(32, "big"))
@@ -54,8 +54,12 @@ class Bench:
         wrapped = WrappedKey(Kek(DATASET, HERE), data_key.key_id, 1, b"w")
         self.records[data_key.key_id] = KeyRecord(wrapped, self.sequence, kind)
         ids = ids or [bytes([self.sequence, number]) * 8 for number in range(objects)]
-        inventory = Inventory(b"".join(ids), b"r" * 32 * len(ids), [sealed_size(size)] * len(ids), [0] * len(ids))
-        change = ChangeSet(DATASET, self.sequence.to_bytes(16, "big"), author, kind, 0, (wrapped,), inventory)
+        index = [1 if under else 0] * len(ids)
+        inventory = Inventory(b"".join(ids), b"r" * 32 * len(ids), [sealed_size(size)] * len(ids), index)
+        reused = (ReusedKey(under, HERE),) if under else ()
+        change = ChangeSet(
+            DATASET, self.sequence.to_bytes(16, "big"), author, kind, 0, (wrapped,), inventory, reused_keys=reused
+        )
         known = len(self.content.refusals)
         self.content.apply(Accepted(self.sequence, change, POLICY), section, self.key_of)
         return [refusal.reason for refusal in self.content.refusals[known:]]
@@ -67,6 +71,12 @@ class Bench:
             puts=tuple(Put(path, number, 0, 100, 7) for number, path in enumerate(paths)),
         )
         return self.commit(section, objects=len(paths), **options)
+
+    def repack(self, *paths, ids=(b"pack" * 4,)):
+        """Put files of 10 bytes into one new object under the data key of the first."""
+        under = self.content.catalogue.get(paths[0]).data_key_id
+        puts = tuple(Put(path, 0, 10 * number, 10, 7) for number, path in enumerate(paths))
+        return self.commit(Section(new_objects=((0, SALT),), puts=puts), ids=list(ids), under=under)
 
     def copy(self, source, *targets, deletes=(), **options):
         """Put the object of a path elsewhere, too."""
@@ -318,6 +328,86 @@ def test_collected_objects_are_forgotten(bench):
     assert bench.paths() == ["b"]
 
 
+# -- repacked objects ----------------------------------------------------------------------------------------
+
+
+def test_repacked_files(bench):
+    """Files move into one object that stays under their data key; what they lay in is dropped."""
+    bench.put("a", "b", "c")
+    [data_key] = bench.keys.values()
+    before = {object_of(bench, path) for path in "abc"}
+    assert bench.repack("a", "b", "c") == []
+    entries = dict(bench.content.catalogue.items())
+    assert {entry.data_key_id for entry in entries.values()} == {data_key.key_id}
+    assert {entry.object_key for entry in entries.values()} == {data_key.object_key(Kind.OBJECT, b"pack" * 4)}
+    assert [entries[path].offset for path in "abc"] == [0, 10, 20]
+    assert bench.dropped() == dict.fromkeys(before, 2)
+    assert list(bench.content.shared.values()) == [3]
+
+
+def test_repacked_object_is_younger_than_its_key(bench):
+    """Its birth is the commit that made it: kept while in use, when it is dropped, and when it comes back."""
+    bench.put("a", "b")
+    bench.repack("a", "b")
+    uid = next(iter(bench.keys)) + b"pack" * 4
+    assert bench.content.born == {uid: 2}
+    bench.copy("a", "c", deletes=("a", "b"))
+    entry = bench.content.catalogue.get("c")
+    bench.commit(Section(deletes=("c",)))
+    assert bench.content.born == {}
+    assert (bench.content.dropped[uid].dropped, bench.content.dropped[uid].born) == (4, 2)
+    assert {item.born for key, item in bench.content.dropped.items() if key != uid} == {0}
+    row = ObjectRow(entry.object_id, entry.data_key_id, entry.salt, entry.root, entry.sealed_size)
+    bench.commit(Section(old_objects=(row,), puts=(Put("d", 0, 0, 10, 0),)))
+    assert bench.content.born == {uid: 2}
+    bench.commit(Section(deletes=("d",)))
+    assert (bench.content.dropped[uid].dropped, bench.content.dropped[uid].born) == (6, 2)
+    bench.content.collected({b"pack" * 4})
+    assert uid not in bench.content.dropped
+
+
+def test_object_that_no_file_lies_in_has_no_birth(bench):
+    """The compartment's state does not grow by what is never used."""
+    bench.put("a")
+    assert bench.commit(Section(new_objects=((0, SALT),)), objects=1, under=next(iter(bench.keys))) == []
+    assert bench.content.born == {}
+
+
+@pytest.mark.parametrize("where", ["in use", "folded", "dropped"])
+def test_object_that_is_there_already(bench, where):
+    """A new object under an old data key has an id of its own: else two would count as one."""
+    bench.put("a", "b")
+    taken = object_of(bench, "a")
+    if where == "dropped":
+        bench.commit(Section(deletes=("a",)))
+    elif where == "folded":
+        bench.content.catalogue = bench.content.catalogue.compacted()
+    before = bench.content.copy()
+    assert bench.repack("b", ids=[taken]) == ["It brings an object that is there already."]
+    assert (bench.content.dropped, bench.content.born) == (before.dropped, before.born)
+    assert list(bench.content.catalogue.items()) == list(before.catalogue.items())
+
+
+def test_same_id_under_another_key_is_another_object(bench):
+    """Whoever repeats the id of an object under its own key keeps nobody from repacking under theirs."""
+    bench.put("a")
+    bench.put("lab/x", ids=[b"pack" * 4], author=PRODUCER)
+    assert bench.repack("a") == []
+    assert len({entry.data_key_id for _, entry in bench.content.catalogue.items()}) == 2
+
+
+def test_repacked_files_end_with_their_key(bench):
+    """Destroying the data key ends them where they are now; their names stand in the commit that moved them."""
+    bench.put("a", "b")
+    [doomed] = bench.keys
+    bench.put("other")
+    bench.repack("a")
+    bench.destroyed.add(doomed)
+    bench.content.destroy(4, {doomed}, bench.records)
+    assert bench.paths() == ["a", "other"]
+    assert bench.content.catalogue.get("a").object_key == DESTROYED_KEY
+
+
 # -- destruction -------------------------------------------------------------------------------------------
 
 
@@ -349,9 +439,10 @@ def test_copy_is_independent(bench):
     bench.put("a")
     copy = bench.content.copy()
     bench.put("b")
+    bench.repack("b")
     bench.commit(Section(tags={"t": 1}, deletes=("a",)))
     assert [path for path, _ in copy.catalogue.items()] == ["a"]
-    assert (copy.tags, copy.dropped) == ({}, {})
+    assert (copy.tags, copy.dropped, copy.born) == ({}, {}, {})
 
 
 def test_notes_are_of_the_time_of_the_commit(bench):

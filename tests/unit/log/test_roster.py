@@ -1,6 +1,7 @@
 """The public half of the roster."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -86,12 +87,29 @@ def test_two_authors_with_one_key(policy):
 @pytest.mark.parametrize(
     "name, value",
     [("grace_s", -1), ("grace_s", 10**12), ("grace_s", "1"), ("data_key_bytes", 0), ("data_key_bytes", 1 << 49),
-     ("data_key_age_s", 0), ("data_key_age_s", 10**9), ("data_key_age_s", None), ("more", 1)],
+     ("data_key_age_s", 0), ("data_key_age_s", 10**9), ("data_key_age_s", None), ("more", 1),
+     ("pack_below", -1), ("pack_below", (4 << 20) + 1), ("pack_below", None), ("pack_below", True),
+     ("pack_size", (1 << 20) - 1), ("pack_size", (64 << 20) + 1), ("pack_size", 0), ("pack_size", "1")],
 )  # fmt: skip
 def test_each_setting(policy, name, value):
     """Settings are bounded."""
     with pytest.raises(MalformedError):
         read(policy, lambda document: document["settings"].update({name: value}))
+
+
+@pytest.mark.parametrize("below, size", [(0, 1 << 20), (4 << 20, 64 << 20), (262_144, 1 << 20), (1, 16 << 20)])
+def test_packing(policy, below, size):
+    """How files are packed comes back as it was, at the bounds too."""
+    settings = Settings(pack_below=below, pack_size=size)
+    assert read(replace(policy, settings=settings)).settings == settings
+
+
+def test_packing_is_optional(policy):
+    """A policy from before packing says nothing of it and means the usual; the usual is not written."""
+    assert policy.settings.to_json().keys() == {"grace_s", "data_key_bytes", "data_key_age_s"}
+    assert (policy.settings.pack_below, policy.settings.pack_size) == (262_144, 16_777_216)
+    written = read(policy, lambda document: document["settings"].update(pack_below=262_144, pack_size=1 << 24))
+    assert written == policy
 
 
 def test_compartments(policy):

@@ -6,7 +6,7 @@ import pytest
 
 from sealedhealth.errors import MalformedError, TamperedError
 from sealedhealth.keys.base import Kek, WrappedKey
-from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, SectionRef
+from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, ReusedKey, SectionRef
 from sealedhealth.log.envelope import ROOT_AUTHOR
 from sealedhealth.log.link import ChangeRef, CheckpointRef, Descriptor, Link, file_digest
 from sealedhealth.log.roster import Author, Policy, Role, Settings
@@ -358,6 +358,75 @@ def test_objects_of_a_known_key_only_come_with_it(bench):
     """Whoever names objects brings the data key that they were sealed under."""
     change = bench.change(keys=(bench.wrapped(1),), inventory=Inventory(bytes(16), bytes(32), [136], [0]))
     assert bench.commit(change) == []
+
+
+# -- data keys of earlier commits ----------------------------------------------------------------------------
+
+
+def reusing(bench, number, author=BOB, compartment=HERE):
+    """A change set with one object under an earlier data key."""
+    reused = (ReusedKey(number.to_bytes(16, "big"), compartment),)
+    return bench.change(author, reused_keys=reused, inventory=Inventory(bytes(16), bytes(32), [136], [0]))
+
+
+@pytest.mark.parametrize("author", [BOB, ROOT_AUTHOR])
+def test_curator_reuses_a_data_key(bench, author):
+    """A curator and the root key may; the log knows the key as it did before."""
+    bench.commit(bench.change(keys=(bench.wrapped(1),)))
+    before = dict(bench.state.keys)
+    assert bench.commit(reusing(bench, 1, author)) == []
+    assert bench.state.keys == before
+
+
+def test_key_of_the_same_link_is_reused(bench):
+    """Change sets of one link count in order: what the first brings, the second may reuse."""
+    brings = bench.change(BOB, keys=(bench.wrapped(1),))
+    assert bench.commit(reusing(bench, 1), brings)
+    assert bench.commit(bench.change(BOB, keys=(bench.wrapped(2),)), reusing(bench, 2)) == []
+
+
+def test_producer_reuses_no_data_key(bench):
+    """Not even its own: a data key ends with the commit that brought it."""
+    bench.commit(bench.change(keys=(bench.wrapped(1),)))
+    before = bench.state.copy()
+    [reason] = bench.commit(reusing(bench, 1, ALICE))
+    assert "earlier commit" in reason
+    assert bench.commit(reusing(bench, 1, ALICE), author=BOB) == [reason]
+    assert public(bench.state) == public(before)
+
+
+@pytest.mark.parametrize("number, compartment", [(7, HERE), (1, THERE), (2, HERE), (1, b"x" * 16)])
+def test_reused_key_is_known_where_it_is_claimed(bench, number, compartment):
+    """A key that the log does not have, or has in another compartment, is not reused."""
+    bench.commit(bench.change(BOB, keys=(bench.wrapped(1), bench.wrapped(2, THERE))))
+    [reason] = bench.commit(reusing(bench, number, compartment=compartment))
+    assert "unknown or of another compartment" in reason
+
+
+def test_destroyed_key_is_not_reused(bench):
+    """Nothing is sealed under a data key after its destruction."""
+    bench.commit(bench.change(keys=(bench.wrapped(1),)))
+    bench.commit(bench.change(ROOT_AUTHOR, ChangeKind.DESTROY, destroyed=((1).to_bytes(16, "big"),)))
+    [reason] = bench.commit(reusing(bench, 1))
+    assert "destroyed" in reason
+
+
+def test_key_of_a_policy_is_not_reused(bench):
+    """The destruction of a dataset leaves the keys of policies: no data may lie under one."""
+    policy = replace(bench.policy, version=2)
+    bench.commit(bench.change(ROOT_AUTHOR, ChangeKind.POLICY, policy=policy, keys=(bench.wrapped(1),)))
+    [reason] = bench.commit(reusing(bench, 1, ROOT_AUTHOR))
+    assert "seals no data" in reason
+
+
+def test_compartments_of_a_curator(bench):
+    """A curator reuses keys of its own compartments only."""
+    bench.commit(bench.change(BOB, keys=(bench.wrapped(1, THERE),)))
+    curator = replace(bench.policy.authors[ALICE], roles=frozenset([Role.CURATOR]))
+    policy = replace(bench.policy, version=2, authors={**bench.policy.authors, ALICE: curator})
+    bench.commit(bench.change(ROOT_AUTHOR, ChangeKind.POLICY, policy=policy))
+    [reason] = bench.commit(reusing(bench, 1, ALICE, THERE))
+    assert "no part in" in reason
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------
