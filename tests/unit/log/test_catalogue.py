@@ -187,6 +187,19 @@ def test_objects_are_told_apart_by_data_key():
         assert [path for path, _ in made.sealed_under([bytes(16)])] == ["p0", "p1", "p2", "x"]
 
 
+def test_objects_in_use():
+    """An object is in use by data key and id together, and only as long as a file lies in it."""
+    other = entry(8, data_key=1)
+    uids = [each.data_key_id + each.object_id for each in (entry(7), entry(8), other)]
+    files = Catalogue.empty().apply({"a": entry(7), "b": entry(8)})
+    for made in (files, files.compacted()):
+        assert [made.uses({uid}) for uid in uids] == [True, True, False]
+        assert made.uses(set(uids))
+        assert not made.uses(())
+        assert [made.apply({"c": other}, ["a"]).uses({uid}) for uid in uids] == [False, True, True]
+        assert not made.apply({"a": entry(9)}).uses({uids[0]})
+
+
 # -- segments ------------------------------------------------------------------------------------
 
 
