@@ -23,6 +23,7 @@ __all__ = [
     "MalformedError",
     "MissingError",
     "NotFound",
+    "ResidencyViolation",
     "RolledBack",
     "RosterViolation",
     "SealedHealthError",
@@ -92,6 +93,10 @@ class AccessDenied(SealedHealthError, PermissionError):
     """The identity in use may not do this."""
 
     exit_code = 4
+
+
+class ResidencyViolation(AccessDenied):
+    """The profile does not allow data to be written to this place."""
 
 
 class WrongPassphrase(AccessDenied):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +13,9 @@ from sealedhealth.stores.location import Location
 __all__ = ["Buffer", "Location", "ObjectStore", "StoreWriter", "Unfinished", "open_store"]
 
 
-def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStore:
+def open_store(
+    url: str, options: Mapping[str, Any] | None = None, *, rule: Callable[[Location], None] | None = None
+) -> ObjectStore:
     """The store at ``url``.  No request is made.
 
     Parameters
@@ -23,6 +25,8 @@ def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStor
     options:
         Options of the fsspec file system, such as ``endpoint_url``, ``key`` and ``secret``.
         They come from a profile, never from anything stored.
+    rule:
+        Asked before every change there: it raises where nothing may be written.
 
     Raises
     ------
@@ -37,7 +41,6 @@ def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStor
         raise invalid_url("The URL of a store is a path or a URL.", "Give one, such as s3://bucket/dataset.")
 
     from fsspec.core import split_protocol, url_to_fs  # costs 50 ms: only when a store is opened
-    from fsspec.implementations.local import LocalFileSystem
 
     protocol = split_protocol(url)[0] or "file"
     made_with = dict(options)
@@ -45,6 +48,8 @@ def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStor
         from sealedhealth.stores.s3 import s3_options
 
         made_with = s3_options(options)
+    if rule is not None:
+        made_with["skip_instance_cache"] = True  # its client is watched: it must not be that of a store without a rule
     # A listing from a cache could hide what another process has written.
     if protocol not in {"file", "local", "memory"}:
         made_with.setdefault("use_listings_cache", False)
@@ -63,12 +68,21 @@ def open_store(url: str, options: Mapping[str, Any] | None = None) -> ObjectStor
             f"{shown} cannot be opened: {said.rstrip('.')}.", "Correct the URL or the store's options."
         ) from None
 
+    store = _store_class(fs, protocol)(fs, root, options=options)
+    if rule is not None:
+        store.restrict(rule)
+    return store
+
+
+def _store_class(fs: Any, protocol: str) -> type[ObjectStore]:
+    from fsspec.implementations.local import LocalFileSystem
+
     if isinstance(fs, LocalFileSystem):
         from sealedhealth.stores.local import LocalStore
 
-        return LocalStore(fs, root, options=options)
+        return LocalStore
     if protocol in {"s3", "s3a"}:
         from sealedhealth.stores.s3 import S3Store
 
-        return S3Store(fs, root, options=options)
-    return ObjectStore(fs, root, options=options)
+        return S3Store
+    return ObjectStore

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -26,6 +26,8 @@ __all__ = ["Buffer", "ObjectStore", "StoreWriter", "Unfinished"]
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
 
+#: The methods by which a store's content changes.
+CHANGES = frozenset({"put", "put_many", "writer", "delete_many", "delete_unfinished"})
 #: Bytes that the general writer keeps in memory before it goes on in a temporary file.
 SPOOL_SIZE = 8 << 20
 
@@ -77,6 +79,17 @@ class StoreWriter(ABC):
         self.discard()
 
 
+def _guarded(method: Callable[..., _T]) -> Callable[..., _T]:
+    """*method*, which changes what lies on the host, and before it whether the profile allows any change there."""
+
+    @wraps(method)
+    def guarded(store: ObjectStore, *arguments: Any, **keywords: Any) -> _T:
+        store.check_writable()
+        return method(store, *arguments, **keywords)
+
+    return guarded
+
+
 class ObjectStore:
     """One dataset's place on a host.
 
@@ -107,6 +120,22 @@ class ObjectStore:
         self._scrub = Scrubber(options)
         self._kind: str = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
         self._url: str = self._scrub(self.root if "://" in self.root else f"{self._kind}://{self.root}")
+        self._rule: Callable[[Location], None] | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # Here, so that no kind of store can be without: each brings its own way to write.
+        for name in CHANGES & vars(cls).keys():
+            setattr(cls, name, _guarded(vars(cls)[name]))
+
+    def restrict(self, rule: Callable[[Location], None]) -> None:
+        """Have *rule* asked before every change, with :attr:`location`: it raises when nothing may be written there."""
+        self._rule = rule
+
+    def check_writable(self) -> None:
+        """Raise ``ResidencyViolation`` when the profile does not allow writing here. No request is made."""
+        if self._rule is not None:
+            self._rule(self.location)
 
     @property
     def url(self) -> str:
@@ -133,6 +162,7 @@ class ObjectStore:
         """Write one object, replacing what was there."""
         self.put_many({name: data})
 
+    @_guarded
     def put_many(self, objects: Mapping[str, Buffer]) -> None:
         """Write many objects at once, concurrently; no order is promised."""
         if not objects:
@@ -140,6 +170,7 @@ class ObjectStore:
         values = {self._path(name): bytes(data) for name, data in objects.items()}
         self._do(self._what("write", objects), lambda: self.fs.pipe(values), writing=True)
 
+    @_guarded
     def writer(self, name: str, *, size_hint: int | None = None) -> StoreWriter:
         """Write one object in pieces with bounded memory.
 
@@ -154,6 +185,7 @@ class ObjectStore:
         del size_hint
         return _SpooledWriter(self, name)
 
+    @_guarded
     def delete_many(self, names: Iterable[str]) -> None:
         """Delete objects; those that are absent already are none's business."""
         for name in names:
@@ -176,6 +208,7 @@ class ObjectStore:
         """
         return iter(())
 
+    @_guarded
     def delete_unfinished(self, older_than: timedelta) -> int:
         """Delete what writers that died left behind, and say how many there were.
 

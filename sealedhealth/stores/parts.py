@@ -34,9 +34,9 @@ class PartsWriter(StoreWriter):
     #: Bytes of a part, unless the object would then have too many.
     part_size: ClassVar[int]
     #: The most parts of one object that the host takes.
-    most_parts: ClassVar[int]
+    most_parts: int
     #: Without a size hint parts double in size after so many, which reaches the largest object that the host takes.
-    double_after: ClassVar[int]
+    double_after: int
 
     def __init__(self, store: ObjectStore, name: str, size_hint: int | None) -> None:
         self._store = store

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
-from sealedhealth.errors import StoreError
+from sealedhealth.errors import ResidencyViolation, StoreError
 from sealedhealth.stores.base import ObjectStore, StoreWriter, Unfinished
 from sealedhealth.stores.location import Location, endpoint_of
 from sealedhealth.stores.parts import PartsWriter
+from sealedhealth.stores.presets import known_parts
 
 __all__ = ["S3Store", "s3_options"]
 
@@ -35,11 +37,25 @@ def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
 class S3Store(ObjectStore):
     """A prefix of a bucket, through s3fs."""
 
+    _watched: Any = None  #: the client whose requests are looked at, where the profile restricts them
+
     @property
     def location(self) -> Location:
         # What the client was made with, after the options, the environment and AWS's own files had their say.
-        meta = self._do(f"find the endpoint of {self.url}", lambda: self.fs.s3.meta)
+        meta = self._client().meta
         return Location("s3", endpoint_of(meta.endpoint_url), meta.region_name or "")
+
+    def _client(self) -> Any:
+        return self._do(f"find the endpoint of {self.url}", lambda: self.fs.s3)
+
+    def check_writable(self) -> None:
+        super().check_writable()
+        if self._rule is not None and self._client() is not self._watched:
+            # AWS's client follows a bucket to the region that the host names, and a name of a bucket can be one of
+            # an access point elsewhere: what goes out is looked at, too.
+            self._watched = self._client()
+            watcher = _Watcher(self._watched.meta.endpoint_url, self._split(self.root)[0])
+            self._watched.meta.events.register("before-send.s3", watcher)
 
     def writer(self, name: str, *, size_hint: int | None = None) -> StoreWriter:
         return _S3Writer(self, name, size_hint)
@@ -96,6 +112,23 @@ class S3Store(ObjectStore):
         return self._do(doing, partial(self.fs.call_s3, method, Bucket=bucket, **arguments), writing=True)
 
 
+class _Watcher:
+    """Refuses requests that would change something at a host other than the endpoint."""
+
+    def __init__(self, endpoint_url: str, bucket: str) -> None:
+        endpoint = urlsplit(endpoint_url).netloc.lower()
+        self._hosts = {endpoint, f"{bucket}.{endpoint}"}
+
+    def __call__(self, request: Any, **_: Any) -> None:
+        host = urlsplit(request.url).netloc.lower()
+        if request.method not in {"GET", "HEAD"} and host not in self._hosts:
+            raise ResidencyViolation(
+                f"A request to write was about to go to {host.rpartition('@')[2]}, not to the endpoint of the profile.",
+                safe="It was not sent.",
+                next="Name the endpoint of the bucket's own region in the profile.",
+            )
+
+
 class _S3Writer(PartsWriter):
     """A multipart upload."""
 
@@ -107,6 +140,9 @@ class _S3Writer(PartsWriter):
         self._key = store._key(name)
         self._call = store._call
         self._upload = ""
+        known = known_parts(store.location.endpoint)
+        if known is not None:
+            self.most_parts, self.double_after = known, max(1, known // 10)
         super().__init__(store, name, size_hint)
 
     def _begin(self) -> None:
