@@ -163,6 +163,7 @@ def log_command(profile_name: str | None, url: str, number: int | None) -> None:
                 "tags": tags.get(commit.sequence, []),
                 "void": commit.void or None,
                 "refused": list(commit.refused),
+                "locations": [asdict(location) for location in commit.locations],
             }
         )
         trouble = [f"void: {commit.void}"] if commit.void else [f"refused: {reason}" for reason in commit.refused]
@@ -174,10 +175,11 @@ def log_command(profile_name: str | None, url: str, number: int | None) -> None:
                 commit.author or "-",
                 _count(commit.puts),
                 _count(commit.deletes),
+                "; ".join(map(str, commit.locations)) or "-",
                 " ".join([*labels, commit.message or _kinds(commit.kinds), *trouble]),
             ]
         )
-    output.table(["COMMIT", "TIME", "AUTHOR", "PUT", "DEL", "MESSAGE"], rows, right=(0, 3, 4))
+    output.table(["COMMIT", "TIME", "AUTHOR", "PUT", "DEL", "WHERE", "MESSAGE"], rows, right=(0, 3, 4))
 
 
 def _count(number: int | None) -> str:
@@ -293,7 +295,8 @@ def verify_command(profile_name: str | None, url: str, log_only: bool, at: int |
     dataset = open_root(url, profile_name, at)
     with output.progress("verifying") as bar:
         report = dataset.verify(data=not log_only, progress=bar)
+    shown = {**asdict(report), "locations": "; ".join(map(str, report.locations))}
     output.emit(
         {"dataset": dataset.id, "verified": True, **asdict(report)},
-        f"Dataset {dataset.id} is what its authors signed.\n" + output.fields(asdict(report)),
+        f"Dataset {dataset.id} is what its authors signed.\n" + output.fields(shown),
     )

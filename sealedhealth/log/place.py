@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from sealedhealth.errors import InvalidInput, MalformedError
 from sealedhealth.log.strict import dump_json, load_json
 from sealedhealth.stores.location import TEXT_LIMIT, Location
 
-__all__ = ["PLACE_LIMIT", "dump_place", "read_place"]
+__all__ = ["PLACE_LIMIT", "Written", "dump_place", "read_place", "written_at"]
 
 PLACE_LIMIT = 2048  #: bytes of the document: every text at its longest, and written with escapes, fits
 
@@ -32,3 +35,25 @@ def read_place(document: str) -> Location:
     if dump_place(location) != document:
         raise MalformedError("The location of a change set is not written in the one way.")
     return location
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One place where change sets of a log were written."""
+
+    location: Location | None  #: None: they do not say
+    commits: int
+    first: int  #: sequence of the first such commit
+    last: int
+
+    def __str__(self) -> str:
+        span = f"commits {self.first} to {self.last}" if self.first != self.last else f"commit {self.first}"
+        return f"{self.location or 'not recorded'}, {span}"
+
+
+def written_at(places: Iterable[tuple[int, Location | None]]) -> tuple[Written, ...]:
+    """Each place of *places* (sequence, location of a change set) once, in the order in which they came up."""
+    sequences: dict[Location | None, set[int]] = {}
+    for sequence, location in places:
+        sequences.setdefault(location, set()).add(sequence)
+    return tuple(Written(place, len(found), min(found), max(found)) for place, found in sequences.items())

@@ -29,6 +29,7 @@ from sealedhealth.session.maintenance.checkpoints import write_checkpoint
 from sealedhealth.session.session import Session
 from sealedhealth.session.urls import normal_url, refuse_nesting
 from sealedhealth.stores import ObjectStore, open_store
+from sealedhealth.stores.location import Location
 
 __all__ = ["create_dataset", "set_author"]
 
@@ -79,7 +80,7 @@ def create_dataset(url: str, profile: Profile, *, settings: Settings | None = No
     with Keyring(service) as keyring:
         change, raw = _policy_change(
             context, keyring, root_name, dataset_id, policy, {compartment: DEFAULT_COMPARTMENT},
-            {compartment: {author.author_id: AuthorNote(profile.author, "")}},
+            {compartment: {author.author_id: AuthorNote(profile.author, "")}}, store.location,
         )  # fmt: skip
     ref = ChangeRef(change.change_id, file_digest(raw), len(raw))
     link = Link(dataset_id, 0, file_digest(descriptor), ROOT_AUTHOR, (ref,), now)
@@ -131,6 +132,7 @@ def _policy_change(
     policy: Policy,
     compartment_names: Mapping[bytes, str],
     notes: Mapping[bytes, Mapping[bytes, AuthorNote]],
+    location: Location,
 ) -> tuple[ChangeSet, bytes]:
     """The change set of a policy: public roster, and names and prefixes sealed per compartment."""
     service = context.service
@@ -154,6 +156,7 @@ def _policy_change(
         keys=tuple(keys),
         sections=tuple(refs),
         policy=policy,
+        location=location,
         sealed=tuple(sealed),
     )
     return change, change.pack(lambda message: service.sign(root_name, message))
@@ -215,6 +218,7 @@ def set_author(
         following,
         {key: content.name for key, content in contents.items()},
         {key: {**content.notes, author.author_id: AuthorNote(name, prefix)} for key, content in contents.items()},
+        engine.location,
     )
     # The last checkpoint may be by a curator who is about to leave, and then counts no more: the policy's own commit
     # points to one by the root key, so that the dataset opens at every moment.

@@ -23,7 +23,9 @@ from sealedhealth.session.engine import Engine
 from sealedhealth.session.snapshot import Snapshot
 from sealedhealth.session.transaction import Transaction
 from sealedhealth.session.urls import normal_url
-from sealedhealth.transfer import Location, ObjectSource, download, read_many
+from sealedhealth.stores.location import Location
+from sealedhealth.transfer import Location as Stored
+from sealedhealth.transfer import ObjectSource, download, read_many
 
 __all__ = ["CommitInfo", "EntryReader", "Session"]
 
@@ -44,6 +46,7 @@ class CommitInfo:
     deletes: int | None
     void: str = ""  #: why the link counts for nothing
     refused: tuple[str, ...] = ()  #: why change sets of it had no effect
+    locations: tuple[Location, ...] = ()  #: where its change sets were written, as their authors say
 
 
 class Session:
@@ -155,14 +158,14 @@ class Session:
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def _location(self, entry: Entry) -> Location:
+    def _location(self, entry: Entry) -> Stored:
         if entry.object_key == DESTROYED_KEY or entry.data_key_id in self.engine.loaded.state.destroyed:
             raise KeyDestroyed(
                 "The data key of this file was destroyed: it cannot be opened any more, by anybody.",
                 safe="Other files are not concerned.",
             )
         header = Header(Kind.OBJECT, self.dataset_id, entry.data_key_id, entry.object_id)
-        return Location(
+        return Stored(
             object_name(entry.object_id), entry.object_key, header, entry.salt, entry.root, entry.sealed_size
         )
 
@@ -300,4 +303,5 @@ def _info(
         deletes=sum(len(section.deletes) for section in opened) if opened else None,
         void=step.void,
         refused=refused,
+        locations=tuple(dict.fromkeys(change.location for change in changes if change.location is not None)),
     )

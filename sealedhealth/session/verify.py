@@ -15,6 +15,7 @@ from sealedhealth.log.catalogue import Catalogue
 from sealedhealth.log.content import DESTROYED_KEY, ContentState
 from sealedhealth.log.link import LINK_LIMIT
 from sealedhealth.log.names import link_name, object_name
+from sealedhealth.log.place import Written, written_at
 from sealedhealth.log.replay import LogStep
 from sealedhealth.log.state import LogState
 from sealedhealth.session.engine import Engine, Loaded
@@ -52,6 +53,7 @@ class VerifyReport:
     bytes: int  #: plaintext bytes opened; 0 when data was left out
     destroyed: int  #: files whose key was destroyed on purpose
     checkpoint: int | None  #: commit of the checkpoint that was compared with the log
+    locations: tuple[Written, ...] = ()  #: where the change sets were written, as their authors say
     failures: tuple[str, ...] = field(default=())
 
 
@@ -108,6 +110,7 @@ def verify(session: Session, *, data: bool = True, progress: Callable[[int], Non
         bytes=size,
         destroyed=destroyed,
         checkpoint=state.checkpoint.sequence if state.checkpoint else None,
+        locations=written_at((item.sequence, item.change.location) for step in steps for item in step.accepted),
         failures=tuple(failures),
     )
     if failures:

@@ -44,6 +44,7 @@ def bare_change(
         minimum=minimum or {},
         collected=tuple(collected),
         horizon=horizon,
+        location=engine.location,
     )
 
 
