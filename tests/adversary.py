@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sealedhealth import profiles
 from sealedhealth.errors import AccessDenied, AlreadyExists
 from sealedhealth.format import Header, Kind, SealedInfo, seal
 from sealedhealth.keys import DataKey, Kek, LocalKeyService, WrappedKey
@@ -25,7 +24,7 @@ from sealedhealth.log.replay import Log
 from sealedhealth.log.roster import Role
 from sealedhealth.log.section import Put, Section
 from sealedhealth.log.state import LogState
-from sealedhealth.profiles import KeyContext, Profile, create_keystore
+from sealedhealth.profiles import KeyContext, Profile, connecting, create_keystore
 from sealedhealth.session import Session, create_dataset, engine, set_author
 from sealedhealth.stores import open_store
 
@@ -84,7 +83,7 @@ class World:
         if encrypt_only:
             service = EncryptOnly(self.service)
             context = KeyContext(service, self.service, self.service)  # type: ignore[arg-type]
-            profiles._connections[profiles._connection_key(profile)] = context
+            connecting._connections[connecting._connection_key(profile)] = context
         return profile
 
     def open(self, profile: Profile | None = None, *, at: int | None = None, forgetful: bool = False) -> Session:

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sealedhealth import profiles
 from sealedhealth.errors import AccessDenied
-from sealedhealth.profiles import KeyContext, Profile, connect, create_keystore, load_profile
+from sealedhealth.profiles import KeyContext, Profile, connect, connecting, create_keystore, load_profile
 from sealedhealth.session import Session, create_dataset
 
 ENVIRONMENT = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY"}
@@ -69,9 +68,9 @@ class WriteOnly:
 def take_reading_away(profile: Profile) -> None:
     """From now on the identity of *profile* may write but not read, in this process."""
     context = connect(profile)
-    for key, known in profiles._connections.items():
+    for key, known in connecting._connections.items():
         if known is context:
-            profiles._connections[key] = KeyContext(WriteOnly(context.service), context.anchors, context.registry)
+            connecting._connections[key] = KeyContext(WriteOnly(context.service), context.anchors, context.registry)
 
 
 def read_elsewhere(pickled: bytes, queue: Any) -> None:

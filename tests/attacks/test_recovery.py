@@ -130,7 +130,7 @@ def test_only_the_data_controller(world, lost):
             raise AccessDenied("Not with this identity.")
 
     context = profiles.KeyContext(NoRootKey(), service, service)
-    profiles._connections[profiles._connection_key(curator)] = context
+    profiles.connecting._connections[profiles.connecting._connection_key(curator)] = context
     with pytest.raises(AccessDenied):
         reanchor(world.url, curator)
     assert not world.anchor_file(lost).exists()
