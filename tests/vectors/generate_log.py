@@ -242,6 +242,9 @@ def change_set(
     section_key: bytes = KEY_ID,
     section_compartment: bytes = COMPARTMENT,
     wrap: bytes | None = None,
+    reused: tuple[tuple[bytes, bytes], ...] = (),
+    location: str | None = None,
+    rows: Document | None = None,
     tail: Callable[[bytes], bytes] = lambda sealed: sealed,
     **wrong: Any,
 ) -> bytes:
@@ -249,11 +252,29 @@ def change_set(
     ids = OBJECTS if objects is None else objects
     plain = section()
     sealed, root = sealed_section(plain)
+    fields: Document = {
+        "dataset": DATASET.hex(),
+        "id": label("change", 16).hex(),
+        "kind": kind,
+        "time": NOW,
+        "horizon": 0,
+    }
+    counts: Document = {"key": 1, "object": len(ids), "section": sections, "destroyed": 0, "minimum": 0, "collected": 0}
+    later: dict[str, tuple[str, bytes]] = {}
+    if location is not None:
+        fields["location"] = location
+    if reused:
+        counts["reused"] = len(reused)
+        later = {
+            "reused_key": ("bytes:16", b"".join(key_id for key_id, _ in reused)),
+            "reused_compartment": ("bytes:16", b"".join(compartment for _, compartment in reused)),
+        }
     payload = container(
         "change/1",
-        {"dataset": DATASET.hex(), "id": label("change", 16).hex(), "kind": kind, "time": NOW, "horizon": 0},
-        {"key": 1, "object": len(ids), "section": sections, "destroyed": 0, "minimum": 0, "collected": 0},
+        fields,
+        {**counts, **(rows or {})},
         {
+            **later,
             "key_id": ("bytes:16", KEY_ID),
             "key_compartment": ("bytes:16", COMPARTMENT),
             "key_version": ("u32", numbers(4, 1)),
@@ -281,6 +302,10 @@ CHANGE_RESULT: Document = {
     "objects": [[OBJECTS[0].hex(), ROOTS[0].hex(), 146], [OBJECTS[1].hex(), ROOTS[1].hex(), 156]],
     "section": SECTION_RESULT,
 }
+
+
+PLACE: Document = {"store": "s3", "endpoint": "s3.example.org:8333", "region": "gra", "jurisdiction": "FR"}
+OLD_KEY = label("old key id", 16)
 
 
 # --- the vectors --------------------------------------------------------------------------
@@ -566,9 +591,81 @@ def change_sets() -> dict[str, Vector]:
             change_set(section_compartment=label("other compartment", 16)),
             "malformed",
         ),
+        **locations(case),
+        **reuse(case),
         "change_set_wrap_not_base64": case("a wrap that is no base64", change_set(wrap=b"****"), "malformed"),
         "change_set_wrap_long": case(
             "a wrap longer than any may be", change_set(wrap=base64.b64encode(bytes(2000))), "malformed"
+        ),
+    }
+
+
+def locations(case: Callable[..., Vector]) -> dict[str, Vector]:
+    """Where a change set was written, and documents that do not say it."""
+
+    def wrong(comment: str, document: object) -> Vector:
+        text = document if isinstance(document, str) else one_way(document).decode()
+        return case(comment, change_set(location=text), "malformed")
+
+    empty = {**PLACE, "endpoint": "", "region": "", "jurisdiction": ""}
+    written = one_way(PLACE).decode()
+    return {
+        "change_set_location": case(
+            "it says where it was written",
+            change_set(location=written),
+            "success",
+            {**CHANGE_RESULT, "location": PLACE},
+        ),
+        "change_set_location_least": case(
+            "only the kind of store is known",
+            change_set(location=one_way(empty).decode()),
+            "success",
+            {**CHANGE_RESULT, "location": empty},
+        ),
+        "location_spaced": wrong("JSON in another way", written.replace(":", ": ")),
+        "location_empty": wrong("no document", ""),
+        "location_array": wrong("no object", []),
+        "location_member_missing": wrong("no region", {key: value for key, value in PLACE.items() if key != "region"}),
+        "location_member_unknown": wrong("a member nobody knows", {**PLACE, "bucket": "b"}),
+        "location_member_null": wrong("null is no text", {**PLACE, "region": None}),
+        "location_store_empty": wrong("no kind of store", {**PLACE, "store": ""}),
+        "location_store_case": wrong("a kind of store in upper case", {**PLACE, "store": "S3"}),
+        "location_endpoint_path": wrong("an endpoint with a path", {**PLACE, "endpoint": "s3.example.org/bucket"}),
+        "location_endpoint_user": wrong("an endpoint with a user", {**PLACE, "endpoint": "key:secret@s3.example.org"}),
+        "location_endpoint_url": wrong("an endpoint with a scheme", {**PLACE, "endpoint": "https://s3.example.org"}),
+        "location_region_long": wrong("257 characters", {**PLACE, "region": "x" * 257}),
+        "location_region_control": wrong("a control character", {**PLACE, "region": "a\u001b[2Jb"}),
+        "location_region_not_ascii": wrong("a character beyond ASCII", {**PLACE, "region": "Île"}),
+    }
+
+
+def reuse(case: Callable[..., Vector]) -> dict[str, Vector]:
+    """Objects under data keys of earlier commits."""
+    old = (OLD_KEY, COMPARTMENT)
+    return {
+        "change_set_reused": case(
+            "its second object is sealed under a data key of an earlier commit",
+            change_set(reused=(old,), object_keys=(0, 1)),
+            "success",
+            {**CHANGE_RESULT, "reused": [[OLD_KEY.hex(), COMPARTMENT.hex()]], "object-keys": [0, 1]},
+        ),
+        "change_set_reused_beyond": case(
+            "an object beyond the reused keys", change_set(reused=(old,), object_keys=(0, 2)), "malformed"
+        ),
+        "change_set_reused_twice": case("a key reused twice", change_set(reused=(old, old)), "malformed"),
+        "change_set_reused_own": case(
+            "it reuses what it brings", change_set(reused=((KEY_ID, COMPARTMENT),)), "malformed"
+        ),
+        "change_set_reused_kind": case(
+            "a rewrap that reuses a key", change_set(kind="rewrap", objects=[], sections=0, reused=(old,)), "malformed"
+        ),
+        "change_set_reused_no_rows": case(
+            "the table is there without rows", change_set(rows={"reused": 0}), "malformed"
+        ),
+        "change_set_reused_many": case(
+            "more reused keys than there may be",
+            change_set(reused=tuple((number.to_bytes(16, "big"), COMPARTMENT) for number in range(4097))),
+            "malformed",
         ),
     }
 

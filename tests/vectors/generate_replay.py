@@ -14,6 +14,7 @@ import textwrap
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,10 @@ class Change:
     dataset: bytes = DATASET
     signer: Author | None = None
     named: str = ""  #: the id that stands in it, when it is not its own
+    reused: tuple[Key, ...] = ()  #: data keys of earlier commits; all objects are under the first
+    pack: str = ""  #: the name of one object that all puts lie in
+    object_id: bytes = b""  #: of that object, when it is not its own
+    location: str | None = None
 
     @property
     def id(self) -> bytes:
@@ -113,7 +118,17 @@ class Change:
 
     def object(self, path: str) -> bytes:
         """The id of the object of a path."""
-        return label(f"object {self.name} {path}", 16)
+        return self.object_id or label(f"object {self.name} {path}", 16)
+
+    def objects(self) -> dict[str, int]:
+        """What each new object is called, and its length."""
+        return {self.pack: sum(self.puts.values())} if self.pack else self.puts
+
+    def entry(self, path: str, offset: int = 0) -> list[Any]:
+        """What a reader says of a path that was put."""
+        key, object_id = (self.reused or self.keys)[0], self.object(self.pack or path)
+        secret = hkdf_expand(key.secret, b"sealedhealth/v1/object\0" + object_id, 32)
+        return [object_id.hex(), secret.hex(), key.id.hex(), offset, self.puts[path]]
 
     def body(self) -> bytes:
         """The plaintext of the section."""
@@ -121,14 +136,17 @@ class Change:
             return self.plaintext
         paths = [*self.puts, *(path for path, _, _ in self.old)]
         lengths = [length + self.reach for length in self.puts.values()] + [10] * len(self.old)
+        objects = self.objects()
         columns = {
-            "new_index": ("u32", numbers(4, *range(len(self.puts)))),
-            "new_salt": ("bytes:24", b"".join(label("salt " + path, 24) for path in self.puts)),
+            "new_index": ("u32", numbers(4, *range(len(objects)))),
+            "new_salt": ("bytes:24", b"".join(label("salt " + name, 24) for name in objects)),
             "put_path": ("text", "\n".join(paths).encode()),
-            "put_object": ("u32", numbers(4, *range(len(paths)))),
+            "put_object": ("u32", numbers(4, *([0] * len(paths) if self.pack else range(len(paths))))),
             "put_length": ("u64", numbers(8, *lengths)),
             "put_mtime": ("u64", numbers(8, *[NOW] * len(paths))),
         }
+        if self.pack:
+            columns["put_offset"] = ("u64", numbers(8, *accumulate([0, *self.puts.values()][:-1])))
         if self.old:
             origins = [(key, label(f"object {change} {path}", 16)) for path, key, change in self.old]
             columns |= {
@@ -144,7 +162,7 @@ class Change:
             columns["tag_name"] = ("text", "\n".join(self.tags).encode())
             columns["tag_sequence"] = ("u64", numbers(8, *self.tags.values()))
         rows = {
-            "new": len(self.puts),
+            "new": len(objects),
             "old": len(self.old),
             "put": len(paths),
             "delete": len(self.deletes),
@@ -171,15 +189,18 @@ class Change:
         }
         if self.policy is not None:
             fields["policy"] = one_way(self.policy).decode()
+        if self.location is not None:
+            fields["location"] = self.location
+        objects = self.objects()
         columns = {
             "key_id": ("bytes:16", b"".join(key.id for key in self.keys)),
             "key_compartment": ("bytes:16", b"".join(key.compartment for key in self.keys)),
             "key_version": ("u32", numbers(4, *[key.version for key in self.keys])),
             "key_wrap": ("text", b"\n".join(base64.b64encode(label("wrap " + key.name, 104)) for key in self.keys)),
-            "object_id": ("bytes:16", b"".join(self.object(path) for path in self.puts)),
-            "object_root": ("bytes:32", b"".join(label("root " + path, 32) for path in self.puts)),
-            "object_size": ("u64", numbers(8, *[136 + length for length in self.puts.values()])),
-            "object_key": ("u32", numbers(4, *[0] * len(self.puts))),
+            "object_id": ("bytes:16", b"".join(self.object(name) for name in objects)),
+            "object_root": ("bytes:32", b"".join(label("root " + name, 32) for name in objects)),
+            "object_size": ("u64", numbers(8, *[136 + length for length in objects.values()])),
+            "object_key": ("u32", numbers(4, *[len(self.keys) if self.reused else 0] * len(objects))),
             "section_compartment": ("bytes:16", b"".join(key.compartment for key, _ in parts)),
             "section_key": ("bytes:16", b"".join(key.id for key, _ in parts)),
             "section_object": ("bytes:16", b"".join(object_id for _, object_id in parts)),
@@ -193,12 +214,16 @@ class Change:
             columns["minimum_version"] = ("u32", numbers(4, *self.minimum.values()))
         rows = {
             "key": len(self.keys),
-            "object": len(self.puts),
+            "object": len(objects),
             "section": len(parts),
             "destroyed": len(self.destroyed),
             "minimum": len(self.minimum),
             "collected": 0,
         }
+        if self.reused:
+            columns["reused_key"] = ("bytes:16", b"".join(key.id for key in self.reused))
+            columns["reused_compartment"] = ("bytes:16", b"".join(key.compartment for key in self.reused))
+            rows["reused"] = len(self.reused)
         payload = container("change/1", fields, rows, columns)
         return envelope("change-set", payload, self.author, signer=self.signer) + b"".join(data for data, _ in made)
 
@@ -297,6 +322,7 @@ class Vector:
     paths: tuple[str, ...] = (A, B)
     tags: dict[str, int] = field(default_factory=dict)
     expect: str = "success"
+    more: Document = field(default_factory=dict)  #: further members of the result
 
     def text(self) -> str:
         """The file."""
@@ -316,7 +342,7 @@ class Vector:
         }
         if self.expect == "success":
             result = {"steps": ["accepted"] * 3 + self.outcome, "paths": sorted(self.paths), "tags": self.tags}
-            fields["result"] = one_way(result).decode()
+            fields["result"] = one_way({**result, **self.more}).decode()
         fields["encoding"] = "zlib+base64"
         head = "".join(f"{name}: {value}\n" for name, value in fields.items())
         data = zlib.compress(json.dumps(body, sort_keys=True).encode(), 9)
@@ -512,6 +538,132 @@ def key_of_the_future() -> Vector:
     return Vector(comment, log, ["section refused", "accepted"], (A, B, "lille/z"))
 
 
+FIRST = Key("first")
+REPACKED = {A: 10, "lille/c": 7}
+
+
+def repack(name: str, author: Author = CURATOR, under: Key = FIRST, **parts: Any) -> Change:
+    """Two files in one new object under a data key of an earlier commit."""
+    given = {"puts": REPACKED, "pack": "pack", **parts}
+    return Change(name, author, keys=(Key(name),), reused=(under,), **given)
+
+
+def repacked() -> dict[str, Vector]:
+    """Data keys of earlier commits: who may reuse which."""
+    good = repack("repack")
+    packed = data("packed", PRODUCER, puts=REPACKED, pack="pack")
+    second = Change("second", OTHER, keys=(Key("second"),), puts={B: 20})
+    entries = {A: good.entry(A), "lille/c": good.entry("lille/c", 10), B: second.entry(B)}
+    paths = (A, B, "lille/c")
+
+    log = started()
+    log.add(good)
+    log.add(Change("destroy", ROOT, "destroy", destroyed=(FIRST,)))
+    gone = {path: [row[0], bytes(32).hex(), *row[2:]] if path != B else row for path, row in entries.items()}
+    ended = Vector(
+        "repacked files end with the data key they were sealed under; their names stand in a later commit",
+        log, ["accepted", "accepted"], paths, more={"entries": gone},
+    )  # fmt: skip
+    log = started()
+    log.add(Change("destroy", ROOT, "destroy", destroyed=(FIRST,)))
+    log.add(repack("late"))
+    late = Vector("it reuses a data key that was destroyed", log, ["accepted", "refused"], (B,))
+    log = started()
+    log.add(good)
+    log.add(repack("again", object_id=good.object("pack"), puts={"lille/d": 5}))
+    again = Vector("a new object goes by the name of one that is there", log, ["accepted", "section refused"], paths)
+    return {
+        "accepted_packed": with_change(
+            "two files in one object", "accepted", packed, paths=paths,
+            more={"entries": {A: packed.entry(A), "lille/c": packed.entry("lille/c", 10), B: second.entry(B)}},
+        ),
+        "accepted_repack": with_change(
+            "a curator seals files anew under their own data key", "accepted", good, paths=paths,
+            more={"entries": entries},
+        ),
+        "accepted_repack_by_root": with_change(
+            "so may the root key", "accepted", repack("repack", ROOT), paths=paths
+        ),
+        "accepted_repack_destroyed": ended,
+        "refused_reuse_destroyed": late,
+        "section_object_there_already": again,
+        "refused_reuse_by_producer": with_change(
+            "a producer seals under its own old data key", "refused", repack("own", PRODUCER)
+        ),
+        "refused_reuse_of_anothers": with_change(
+            "a producer seals under another's data key", "refused",
+            repack("theft", OTHER, puts={"nantes/c": 5}),
+        ),
+        "refused_reuse_by_rotator": with_change("a rotator seals", "refused", repack("turn", ROTATOR)),
+        "refused_reuse_unknown": with_change(
+            "a data key that the log does not have", "refused", repack("nowhere", under=Key("nowhere"))
+        ),
+        "refused_reuse_compartment": with_change(
+            "a data key of another compartment than it says", "refused",
+            repack("elsewhere", under=Key("first", compartment=ELSEWHERE)),
+        ),
+        "refused_reuse_policy": with_change(
+            "a data key of a policy", "refused", repack("hidden", ROOT, under=Key("policy 1 by root"))
+        ),
+    }  # fmt: skip
+
+
+PLACES: list[Document] = [
+    {"store": "az", "endpoint": "account.blob.example.net", "region": "", "jurisdiction": "US"},
+    {"store": "s3", "endpoint": "s3.example.fr", "region": "fr-par", "jurisdiction": "FR"},
+]
+
+
+def placed() -> dict[str, Vector]:
+    """Where change sets were written."""
+    log = started()
+    for number, place in enumerate(PLACES):
+        log.add(data(f"at {number}", CURATOR, puts={"c": 5}, location=one_way(place).decode()))
+    moved = Vector(
+        "written at one store and, after a move, at another; those before do not say where",
+        log, ["accepted"] * 2, (A, B, "c"), more={"locations": [None, None, None, *PLACES]},
+    )  # fmt: skip
+    log = started()
+    log.add(data("nowhere", PRODUCER, puts={"lille/c": 5}, location='{"store": "s3"}'))
+    log.add(data("after", PRODUCER, puts={"lille/d": 5}))
+    return {
+        "accepted_locations": moved,
+        "refused_location": Vector(
+            "a location that is none; reading goes on", log, ["refused", "accepted"], (A, B, "lille/d")
+        ),
+    }
+
+
+def settings() -> dict[str, Vector]:
+    """How files are packed, in a policy."""
+
+    def case(comment: str, outcome: str, below: object, size: object, **more: Any) -> Vector:
+        document = policy(2, ROSTER)
+        document["settings"] |= {"pack_below": below, "pack_size": size}
+        name = "policy with packing"
+        change = Change(name, ROOT, "policy", (Key(name),), policy=document, notes=notes(ROSTER))
+        return with_change(comment, outcome, change, more=more)
+
+    plain = policy(1, ROSTER)["settings"]
+    usual = {"settings": {**plain, "pack_below": 262_144, "pack_size": 16_777_216}}
+    return {
+        "accepted_packing": case(
+            "what is packed, and how", "accepted", 4 << 20, 1 << 20,
+            settings={**plain, "pack_below": 4 << 20, "pack_size": 1 << 20},
+        ),
+        "accepted_packing_off": case(
+            "nothing is packed", "accepted", 0, 64 << 20, settings={**plain, "pack_below": 0, "pack_size": 64 << 20}
+        ),
+        "accepted_packing_unsaid": with_change(
+            "a policy that says nothing of it", "accepted", policy_change(2), more=usual
+        ),
+        "refused_pack_below": case("above 4 MiB", "refused", (4 << 20) + 1, 1 << 24, **usual),
+        "refused_pack_size": case("above 64 MiB", "refused", 1 << 18, (64 << 20) + 1, **usual),
+        "refused_pack_size_small": case("below 1 MiB", "refused", 1 << 18, (1 << 20) - 1, **usual),
+        "refused_pack_null": case("null is no number", "refused", None, 1 << 24, **usual),
+    }  # fmt: skip
+
+
 def errors() -> dict[str, Vector]:
     """What the store must not do."""
     log = started()
@@ -532,7 +684,7 @@ def errors() -> dict[str, Vector]:
 
 def vectors() -> dict[str, Vector]:
     """Every vector, by the name of its file."""
-    return accepted() | void() | refused() | sections_refused() | errors()
+    return accepted() | void() | refused() | sections_refused() | repacked() | placed() | settings() | errors()
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import json
 import sys
 import uuid
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -116,7 +116,14 @@ def read_change_set(vector: Vector):
     with DataKey(vector.bytes("data-key")) as key:
         section = Section.read(change.open_section(ref, key))
     rows = [change.object_row(index, salt, ref.compartment_id) for index, salt in section.new_objects]
+    later = {}
+    if change.location is not None:
+        later["location"] = asdict(change.location)
+    if change.reused_keys:
+        later["reused"] = [[key.key_id.hex(), key.compartment_id.hex()] for key in change.reused_keys]
+        later["object-keys"] = list(change.inventory.key_index)
     return {
+        **later,
         "dataset": change.dataset_id.hex(),
         "id": change.change_id.hex(),
         "kind": str(change.kind),
@@ -168,11 +175,25 @@ def read_replay(vector: Vector):
         else "void"
         for step in steps
     ]
-    return {
+    result = {
         "steps": outcome,
         "paths": [path for path, _ in content.catalogue.items()],
         "tags": content.tags,
     }
+    if "entries" in json.loads(vector.fields["result"]):
+        result["entries"] = {
+            path: [entry.object_id.hex(), entry.object_key.hex(), entry.data_key_id.hex(), entry.offset, entry.length]
+            for path, entry in content.catalogue.items()
+        }
+    if "locations" in json.loads(vector.fields["result"]):
+        result["locations"] = [
+            change.location and asdict(change.location)
+            for step in steps
+            for change in (accepted.change for accepted in step.accepted)
+        ]
+    if "settings" in json.loads(vector.fields["result"]):
+        result["settings"] = asdict(state.policy.settings)
+    return result
 
 
 READERS = {
