@@ -26,7 +26,6 @@ from sealedhealth.keys.base import DataKey, Kek, WrappedKey
 from sealedhealth.log.names import object_name
 from sealedhealth.profiles import KeyContext, Profile, substitute
 from sealedhealth.session.engine import Engine
-from sealedhealth.stores import open_store
 
 __all__ = ["Custody", "Leak", "Needle", "Tap", "prove", "spellings"]
 
@@ -312,14 +311,14 @@ class _Run:
         self._done("deleted them", dataset)
 
     def _remove_files(self) -> None:
-        store = open_store(self.url, self.profile.store)
+        store = self.profile.open_store(self.url)
         store.delete_many([name for name, _ in list(store.list(""))])
         self.steps.append("removed its files from the host")
 
     def _done(self, what: str, dataset: Dataset) -> None:
         """Note a step, and read back everything that the host holds now and did not hold before."""
         self.steps.append(what)
-        store = open_store(dataset.url, self.profile.store)
+        store = self.profile.open_store(dataset.url)
         for name, size in store.list(""):
             if f"{name} ({size})" not in self.held:
                 self.held[f"{name} ({size})"] = store.get(name, limit=size)

@@ -36,16 +36,14 @@ def inspect_command(profile_name: str | None, target: str, objects: bool) -> Non
     sealedhealth inspect s3://bucket/cardio/objects/3f/3f0c9a…
     sealedhealth inspect /mnt/export/cardio/.sealedhealth/log/000000000003
     """
-    from sealedhealth.stores import open_store
-
     bare = target.removeprefix("sealed::").removeprefix("sealed+")
     place = bare if "://" in bare else os.path.abspath(os.path.expanduser(bare))  # noqa: PTH100, PTH111
-    options = profile(profile_name).store
-    store = open_store(place, options)
+    chosen = profile(profile_name)
+    store = chosen.open_store(place)
     found = _dataset(store, objects=objects)
     if found is None:
         parent, _, name = place.rstrip("/").rpartition("/")
-        found = _file(open_store(parent or "/", options), name)
+        found = _file(chosen.open_store(parent or "/"), name)
     if found is None:
         raise NotFound(
             f"There is no sealed dataset at {target}, and no file of one.",

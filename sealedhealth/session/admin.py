@@ -28,7 +28,7 @@ from sealedhealth.session.engine import Engine, root_key_name
 from sealedhealth.session.maintenance.checkpoints import write_checkpoint
 from sealedhealth.session.session import Session
 from sealedhealth.session.urls import normal_url, refuse_nesting
-from sealedhealth.stores import ObjectStore, open_store
+from sealedhealth.stores import ObjectStore
 from sealedhealth.stores.location import Location
 
 __all__ = ["create_dataset", "set_author"]
@@ -49,9 +49,10 @@ def create_dataset(url: str, profile: Profile, *, settings: Settings | None = No
         The URL, or one above it, belongs to a dataset already, or the store holds one there.
     """
     url = normal_url(url)
+    store = profile.open_store(url)
+    store.check_writable()  # before keys are made that nobody could use
     context = connect(profile)
     refuse_nesting(url, profile)
-    store = open_store(url, profile.store)
     if store.exists(DESCRIPTOR_NAME):
         if _finish_creation(store, context, url, profile, settings or Settings()):
             return Session.open(url, profile)
@@ -80,7 +81,7 @@ def create_dataset(url: str, profile: Profile, *, settings: Settings | None = No
     with Keyring(service) as keyring:
         change, raw = _policy_change(
             context, keyring, root_name, dataset_id, policy, {compartment: DEFAULT_COMPARTMENT},
-            {compartment: {author.author_id: AuthorNote(profile.author, "")}}, store.location,
+            {compartment: {author.author_id: AuthorNote(profile.author, "")}}, profile.locate(store.location),
         )  # fmt: skip
     ref = ChangeRef(change.change_id, file_digest(raw), len(raw))
     link = Link(dataset_id, 0, file_digest(descriptor), ROOT_AUTHOR, (ref,), now)

@@ -36,7 +36,7 @@ from sealedhealth.session.destroyed import refuse_destroyed
 from sealedhealth.session.seen import Seen
 from sealedhealth.session.snapshot import Snapshot
 from sealedhealth.session.urls import lookup
-from sealedhealth.stores import Location, ObjectStore, open_store
+from sealedhealth.stores import Location, ObjectStore
 
 __all__ = ["Engine", "Loaded", "root_key_name"]
 
@@ -115,7 +115,7 @@ class Engine:
                 if ref.destroyed:
                     raise KeyDestroyed(f"The dataset at {url} was destroyed: its keys are gone.")
                 dataset_id = ref.dataset_id
-            store = open_store(url, profile.store)
+            store = profile.open_store(url)
             try:
                 engine = cls(url, profile, context, store, dataset_id)
             except MissingError:
@@ -138,7 +138,7 @@ class Engine:
     @property
     def location(self) -> Location:
         """Where the store is, with what the profile declares about the place. No request is made."""
-        return self.store.location
+        return self.profile.locate(self.store.location)
 
     # -- identity -----------------------------------------------------------------------------
 

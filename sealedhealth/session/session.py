@@ -154,6 +154,7 @@ class Session:
         """Begin a transaction with the pinned snapshot as its base."""
         if self.read_only:
             raise InvalidInput("This is an earlier snapshot: it cannot be changed.", next="Open the newest one.")
+        self.engine.store.check_writable()  # before anything is sealed in vain
         return Transaction(self, message)
 
     # -- reading ------------------------------------------------------------------------------------
