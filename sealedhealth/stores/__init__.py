@@ -12,6 +12,19 @@ from sealedhealth.stores.location import Location
 
 __all__ = ["Buffer", "Location", "ObjectStore", "StoreWriter", "Unfinished", "open_store"]
 
+#: The extra of this package that brings the client for a kind of host.
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "sftp": "sftp",
+    "ssh": "sftp",
+}
+
 
 def open_store(
     url: str, options: Mapping[str, Any] | None = None, *, rule: Callable[[Location], None] | None = None
@@ -21,7 +34,8 @@ def open_store(
     Parameters
     ----------
     url:
-        A path, or any URL that fsspec knows: ``file://``, ``s3://bucket/prefix``, ``memory://``.
+        A path, or any URL that fsspec knows: ``file://``, ``s3://bucket/prefix``, ``az://container/prefix``,
+        ``memory://``.
     options:
         Options of the fsspec file system, such as ``endpoint_url``, ``key`` and ``secret``.
         They come from a profile, never from anything stored.
@@ -37,6 +51,13 @@ def open_store(
     shown = Scrubber(options)(url)
     if "::" not in url and "://" in url and urlsplit(url).password is not None:
         raise invalid_url(f"{shown} carries a password.", "Put credentials into the profile or the environment.")
+    bare = shown.partition("?")[0].partition("#")[0]
+    if url.startswith(("az://", "abfs://", "abfss://")) and bare != shown:
+        # adlfs would cut the path there, and what follows may be a signature.
+        raise invalid_url(
+            f"{bare} goes on with ? or #, which no dataset's URL has on Azure.",
+            "Put a signature (SAS) into AZURE_STORAGE_SAS_TOKEN, or choose another place.",
+        )
     if "\0" in url or not url:
         raise invalid_url("The URL of a store is a path or a URL.", "Give one, such as s3://bucket/dataset.")
 
@@ -57,8 +78,8 @@ def open_store(
         fs, root = url_to_fs(url, **made_with)
     except ImportError as error:
         following = f"See fsspec's documentation for {protocol}."
-        if protocol in {"s3", "s3a"}:
-            following = "Install it: pip install 'sealedhealth[s3]'."
+        if protocol in EXTRAS:
+            following = f"Install it: pip install 'sealedhealth[{EXTRAS[protocol]}]'."
         raise invalid_url(
             f"{shown} needs a package that is not installed ({error.name or error}).", following
         ) from None

@@ -249,13 +249,8 @@ class ObjectStore:
         """
         if not names:
             return {}
-        paths = [self._path(name) for name in names]
-        answers = self._do(
-            self._what("read", names),
-            lambda: self.fs.cat_ranges(
-                paths, starts=[0] * len(paths), ends=[limit + 1] * len(paths), on_error="return"
-            ),
-        )
+        asked = [(name, 0, limit + 1) for name in names]
+        answers = self._do(self._what("read", names), lambda: self._fetch(asked))
         found: dict[str, bytes] = {}
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, Exception):
@@ -284,15 +279,11 @@ class ObjectStore:
         TruncatedError
             An answer is shorter or longer than was asked for.
         """
-        asked = [(self._path(name), lo, hi) for name, lo, hi in ranges if self._asks(lo, hi)]
+        asked = [(name, lo, hi) for name, lo, hi in ranges if self._asks(lo, hi)]
         answers: Iterator[Any] = iter(())
         if asked:
-            paths, starts, ends = ([item[column] for item in asked] for column in range(3))
-            # Keywords only: the second positional argument of s3fs is a version id.
-            answers = self._do(
-                self._what("read", [name for name, _, _ in ranges]),
-                lambda: iter(self.fs.cat_ranges(paths, starts=starts, ends=ends, on_error="return")),
-            )
+            doing = self._what("read", [name for name, _, _ in ranges])
+            answers = iter(self._do(doing, lambda: self._fetch(asked)))
         out = []
         for name, lo, hi in ranges:
             data = next(answers) if hi > lo else b""
@@ -310,11 +301,7 @@ class ObjectStore:
         """Whether the host has this object; errors are raised, never taken for a no."""
         # One ranged read costs one request on every host; fsspec's own exists() costs up to
         # three on S3 and turns a refusal into False.
-        path = self._path(name)
-        answers = self._do(
-            f"look for {name} of {self.url}",
-            lambda: self.fs.cat_ranges([path], starts=[0], ends=[1], on_error="return"),
-        )
+        answers = self._do(f"look for {name} of {self.url}", lambda: self._fetch([(name, 0, 1)]))
         if isinstance(answers[0], Exception) and not is_range_outside(answers[0]):
             if is_missing(answers[0]):
                 return False
@@ -338,6 +325,17 @@ class ObjectStore:
                 yield name, int(info["size"])
 
     # --- for the subclasses ------------------------------------------------------------
+
+    def _fetch(self, ranges: Sequence[tuple[str, int, int]]) -> Sequence[Any]:
+        """The bytes of each range, as far as the object goes, or what the client raised for it; all at once."""
+        # Keywords only: the second positional argument of s3fs is a version id.
+        answers: Sequence[Any] = self.fs.cat_ranges(
+            [self._path(name) for name, _, _ in ranges],
+            starts=[lo for _, lo, _ in ranges],
+            ends=[hi for _, _, hi in ranges],
+            on_error="return",
+        )
+        return answers
 
     def _path(self, name: str) -> str:
         if not name or name[0] == "/" or ".." in name.split("/"):
@@ -386,8 +384,8 @@ class ObjectStore:
         # Outside the handler: the original, which may carry a request, is not the new error's context.
         raise raised from cause
 
-    def _raise(self, error: Exception, doing: str) -> NoReturn:
-        raised, cause = translate(error, doing=doing, scrub=self._scrub)
+    def _raise(self, error: Exception, doing: str, *, writing: bool = False) -> NoReturn:
+        raised, cause = translate(error, doing=doing, scrub=self._scrub, writing=writing)
         raise raised from cause
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from sealedhealth.errors import (
     AccessDenied,
     InvalidInput,
+    InvalidPath,
     MissingError,
     NotFound,
     SealedHealthError,
@@ -20,11 +21,19 @@ from sealedhealth.errors import (
 __all__ = ["Scrubber", "error_code", "invalid_url", "is_missing", "is_range_outside", "translate"]
 
 #: Packages whose exceptions mean that the host or the way to it failed, not that a program is wrong.
-_CLIENTS = frozenset({"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "s3fs", "urllib3"})
+_CLIENTS = frozenset(
+    {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "paramiko", "s3fs", "urllib3"}
+)
 #: Class names of botocore and azure that mean "no or bad credentials".
-_CREDENTIALS = frozenset({"ClientAuthenticationError", "CredentialRetrievalError", "NoCredentialsError"})
+_CREDENTIALS = frozenset(
+    {"AuthenticationException", "ClientAuthenticationError", "CredentialRetrievalError", "NoCredentialsError"}
+)
+#: What S3 and Azure say when the bucket or container is absent, not only an object in it.
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SLOW = frozenset({"SlowDown", "503", "TooManyRequests", "429", "RequestLimitExceeded", "Throttling"})
+_SLOW = frozenset({"SlowDown", "ServerBusy", "503", "TooManyRequests", "429", "RequestLimitExceeded", "Throttling"})
+#: Statuses of a request that would be refused again: all of the client's faults but a slow or late one.
+_REFUSED = frozenset(range(400, 500)) - {408, 429}
 _SAFE = "What is committed stays as it is."
 
 
@@ -40,7 +49,7 @@ class Scrubber:
 
     _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
     _SIGNED = re.compile(r"(?i)((?:x-amz-[a-z-]+|sig|signature|authorization|awsaccesskeyid)[=:]\s*)[^&\s,;\"']+")
-    _SECRET = re.compile(r"(?i)key|secret|token|pass|credential|auth|sas|user|connection|cookie")
+    _SECRET = re.compile(r"(?i)key|secret|token|pass|credential|auth|sas|signature|user|connection|cookie")
 
     def __init__(self, options: Mapping[str, object] | None = None) -> None:
         self._secrets = sorted(set(self._texts(options or {})), key=len, reverse=True)
@@ -53,6 +62,10 @@ class Scrubber:
         if isinstance(value, Mapping):
             for name, item in value.items():
                 yield from cls._texts(item, f"{key} {name}")
+        elif isinstance(value, str) and ";" in value and "=" in value:  # a connection string of Azure
+            parts = (part.partition("=") for part in value.split(";"))
+            yield from cls._texts({name: text for name, _, text in parts})
+            yield value
         # Shorter texts are made-up ones such as "any"; cutting them out would garble every message.
         elif isinstance(value, str) and len(value) >= 6 and cls._SECRET.search(key):
             yield value
@@ -66,19 +79,39 @@ class Scrubber:
 
 
 def error_code(error: BaseException) -> str:
-    """The code in an S3 error answer ("NoSuchKey", ...), or an empty text."""
+    """The code in an error answer of S3 or Azure ("NoSuchKey", ...), its status where it has none, or an empty text."""
     seen: BaseException | None = error
     while seen is not None:
         response = getattr(seen, "response", None)
         if isinstance(response, Mapping):
             return str(response.get("Error", {}).get("Code", ""))
+        code = getattr(seen, "error_code", None) or getattr(seen, "status_code", None)  # Azure
+        if code:
+            return str(getattr(code, "value", code))
         seen = seen.__cause__
     return ""
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether the host says that it has no such object."""
-    return isinstance(error, FileNotFoundError | NotADirectoryError) and not isinstance(error, SealedHealthError)
+    """Whether the host says that it has no such object; not when it has not even the bucket."""
+    if isinstance(error, SealedHealthError) or _is_without_bucket(error):
+        return False
+    return isinstance(error, FileNotFoundError | NotADirectoryError) or _is_a(error, "ResourceNotFoundError")
+
+
+def _is_without_bucket(error: BaseException) -> bool:
+    return error_code(error) in _NO_BUCKET
+
+
+def _is_a(error: BaseException, *names: str) -> bool:
+    """Whether the error is of a class of this name, which is not imported only to compare with it."""
+    return any(cls.__name__ in names for cls in type(error).__mro__)
+
+
+def _status(error: BaseException) -> int:
+    """The status of an answer of Azure, or 0."""
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else 0
 
 
 def is_range_outside(error: BaseException) -> bool:
@@ -113,7 +146,7 @@ def translate(
     if isinstance(error, SealedHealthError) or not _is_ours_to_tell(error):
         return error, error.__cause__ if isinstance(error.__cause__, Exception) else None
     # The original may carry a request with its headers, so only its scrubbed text goes on.
-    said = scrub(str(error)) or type(error).__name__
+    said = scrub(str(error).partition("\nContent: ")[0]) or type(error).__name__  # Azure's answer, said twice
     number = error.errno if isinstance(error, OSError) else None
     cause: Exception = OSError(number, said) if number is not None else OSError(f"{type(error).__name__}: {said}")
     doing = scrub(doing)
@@ -121,13 +154,13 @@ def translate(
 
 
 def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) -> SealedHealthError:
+    if _is_without_bucket(error) or (writing and is_missing(error)):
+        return NotFound(
+            f"Could not {doing}: the bucket or directory does not exist.",
+            safe="Nothing was changed.",
+            next="Create it, or correct the URL.",
+        )
     if is_missing(error):
-        if writing:
-            return NotFound(
-                f"Could not {doing}: the bucket or directory does not exist.",
-                safe="Nothing was changed.",
-                next="Create it, or correct the URL.",
-            )
         return MissingError(
             f"Could not {doing}: the host does not have it.",
             safe="Keys and other objects are not affected.",
@@ -142,7 +175,7 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
             safe=_SAFE,
             next=f"Check the owner and the permissions of {place}, or name another directory.",
         )
-    if isinstance(error, PermissionError) or type(error).__name__ in _CREDENTIALS:
+    if isinstance(error, PermissionError) or _is_a(error, *_CREDENTIALS) or _status(error) in {401, 403}:
         return AccessDenied(
             f"Could not {doing}: the host does not allow it.", safe=_SAFE, next="Check the credentials of the store."
         )
@@ -154,7 +187,13 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
         )
     if error_code(error) in _SLOW:
         return Throttled(f"Could not {doing}: the host asks to slow down.", safe=_SAFE, next="Try again later.")
-    if isinstance(error, FileExistsError | IsADirectoryError) or number in {errno.EINVAL, errno.ENAMETOOLONG}:
+    if number == errno.ENAMETOOLONG:
+        return InvalidPath(
+            f"Could not {doing}: the name is too long for the host.",
+            safe="Nothing was changed.",
+            next="Choose a shorter place for the dataset.",
+        )
+    if isinstance(error, FileExistsError | IsADirectoryError) or number == errno.EINVAL or _status(error) in _REFUSED:
         return StoreError(f"Could not {doing}: the host refused it.", safe=_SAFE, next="See the cause below.")
     return ServiceUnavailable(
         f"Could not {doing}: the host cannot be reached or did not answer properly.",

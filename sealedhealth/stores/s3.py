@@ -75,6 +75,20 @@ class S3Store(ObjectStore):
                         next="Check that the credentials of the store may delete.",
                     )
 
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        _, root = self._split(self.root)
+        top = len(f"{root}/".lstrip("/"))
+        start = "/".join(part for part in (root, prefix.strip("/")) if part)
+        pages: dict[str, str] = {"Prefix": f"{start}/" if start else ""}
+        while True:
+            answer = self._call("list_objects_v2", **pages)
+            for found in answer.get("Contents", ()):
+                if not found["Key"].endswith("/"):  # some consoles mark directories by an empty object
+                    yield found["Key"][top:], int(found["Size"])
+            if not answer.get("IsTruncated"):
+                return
+            pages["ContinuationToken"] = answer["NextContinuationToken"]
+
     def unfinished(self) -> Iterator[Unfinished]:
         top = len(f"{self._split(self.root)[1]}/".lstrip("/"))
         for upload in self._uploads():
