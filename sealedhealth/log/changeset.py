@@ -43,7 +43,6 @@ __all__ = [
 
 MAX_KEYS = 1 << 20
 MAX_NEW_KEYS = 256  #: data keys that one change set may introduce: each may cost every reader a request
-MAX_REUSED = 4096  #: earlier data keys that one change set may seal objects under
 MAX_SECTIONS = 256
 MAX_WRAP = 1024  #: bytes of one wrapped key
 PAYLOAD_LIMIT = 256 << 20
@@ -94,7 +93,7 @@ _SCHEMA = Schema(
     tables={
         "key": MAX_KEYS,
         "object": MAX_ENTRIES,
-        "reused": MAX_REUSED,
+        "reused": MAX_SECTIONS,
         "section": MAX_SECTIONS,
         "destroyed": MAX_KEYS,
         "minimum": MAX_SECTIONS,
@@ -128,7 +127,10 @@ class SectionRef:
 
 @dataclass(frozen=True, slots=True)
 class ReusedKey:
-    """A data key of an earlier change set, under which objects of this one are sealed."""
+    """A data key of an earlier change set, under which objects of this one are sealed.
+
+    So is the section of its compartment: names and content shall end with the same key.
+    """
 
     key_id: bytes
     compartment_id: bytes
@@ -164,7 +166,7 @@ class ChangeSet:
     minimum: Mapping[bytes, int] = field(default_factory=dict)
     collected: tuple[bytes, ...] = field(default=(), repr=False)
     horizon: int = 0
-    reused_keys: tuple[ReusedKey, ...] = ()  #: a curator moves what they sealed into other objects; see ADR 0010
+    reused_keys: tuple[ReusedKey, ...] = ()  #: what they sealed, a curator seals into other objects: ADR 0010
     location: Location | None = None  #: where the author wrote it, by its own account; see ADR 0011
     sealed: tuple[bytes, ...] = field(default=(), repr=False)  #: the sections' bytes, in order
 
@@ -235,10 +237,15 @@ class ChangeSet:
     def check_shape(self) -> None:
         """Refuse parts that do not belong to a change set of this kind."""
         kind = self.kind
-        own = {wrapped.key_id: wrapped.kek.compartment_id for wrapped in self.keys}
-        for section in self.sections:
-            if own.get(section.data_key_id) != section.compartment_id:
-                raise MalformedError("A section is sealed under a data key that its change set does not bring.")
+        named = {wrapped.key_id: wrapped.kek.compartment_id for wrapped in self.keys}
+        for reused in self.reused_keys:
+            if reused.key_id in named:
+                raise MalformedError("A change set reuses a data key twice, or one that it brings.")
+            named[reused.key_id] = reused.compartment_id
+        if any(named.get(section.data_key_id) != section.compartment_id for section in self.sections):
+            raise MalformedError("A section is sealed under a data key that its change set does not name.")
+        if not {key.key_id for key in self.reused_keys} <= {section.data_key_id for section in self.sections}:
+            raise MalformedError("A change set reuses a data key without sealing its section under it.")
         if len({section.compartment_id for section in self.sections}) != len(self.sections):
             raise MalformedError("A change set has two sections for one compartment.")
         if (
@@ -252,9 +259,6 @@ class ChangeSet:
             raise MalformedError(f"A {kind} change set has parts that do not belong to its kind.")
         if len(self.keys) > MAX_NEW_KEYS and kind is not ChangeKind.REWRAP:
             raise MalformedError(f"A change set introduces more than {MAX_NEW_KEYS} data keys.")
-        reused = {key.key_id for key in self.reused_keys}
-        if len(reused) != len(self.reused_keys) or not reused.isdisjoint(own):
-            raise MalformedError("A change set reuses a data key twice, or one that it brings.")
         ids = self.inventory.object_ids
         if len({ids[at : at + 16] for at in range(0, len(ids), 16)}) != len(self.inventory):
             raise MalformedError("A change set names an object twice.")

@@ -218,15 +218,16 @@ class ContentState:
     def destroy(self, sequence: int, key_ids: Collection[bytes], keys: Mapping[bytes, KeyRecord]) -> None:
         """Forget what the destroyed data keys sealed: names, sizes and object keys.
 
-        Entries that a later commit made (a move, a copy) keep their name, which is sealed
-        under that commit's key, and say ``KeyDestroyed`` when read.
+        Entries that a later commit made under its own key (a move, a copy) keep their name,
+        which is sealed under that key, and say ``KeyDestroyed`` when read.
         """
         forget: list[str] = []
         keep: dict[str, Entry] = {}
         for path, entry in self.catalogue.items():
             if entry.data_key_id not in key_ids:
                 continue
-            if entry.sequence == keys[entry.data_key_id].sequence:
+            # A commit that brought the key, or that sealed the object anew under it, holds the name under it, too.
+            if entry.sequence in {keys[entry.data_key_id].sequence, self.born.get(_uid(entry))}:
                 forget.append(path)
             else:
                 keep[path] = replace(entry, object_key=DESTROYED_KEY)

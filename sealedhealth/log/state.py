@@ -245,7 +245,6 @@ class LogState:
             author = self.policy.authors[change.author_id]
             touched = {wrapped.kek.compartment_id for wrapped in change.keys}
             touched |= {section.compartment_id for section in change.sections}
-            touched |= {reused.compartment_id for reused in change.reused_keys}
             if not touched <= author.compartments:
                 raise RosterViolation("It touches a compartment that its author has no part in.")
 

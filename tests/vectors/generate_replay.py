@@ -176,9 +176,9 @@ class Change:
     def file(self) -> bytes:
         """The change-set file."""
         parts = []
-        has_section = self.section and self.kind in {"data", "policy"} and self.keys
+        has_section = self.section and self.kind in {"data", "policy"} and (self.reused or self.keys)
         if has_section:
-            parts = [(self.keys[0], label("section " + self.name, 16))]
+            parts = [((self.reused or self.keys)[0], label("section " + self.name, 16))]
         made = [sealed(key, object_id, self.body()) for key, object_id in parts]
         fields: Document = {
             "dataset": self.dataset.hex(),
@@ -545,7 +545,7 @@ REPACKED = {A: 10, "lille/c": 7}
 def repack(name: str, author: Author = CURATOR, under: Key = FIRST, **parts: Any) -> Change:
     """Two files in one new object under a data key of an earlier commit."""
     given = {"puts": REPACKED, "pack": "pack", **parts}
-    return Change(name, author, keys=(Key(name),), reused=(under,), **given)
+    return Change(name, author, reused=(under,), **given)
 
 
 def repacked() -> dict[str, Vector]:
@@ -559,10 +559,15 @@ def repacked() -> dict[str, Vector]:
     log = started()
     log.add(good)
     log.add(Change("destroy", ROOT, "destroy", destroyed=(FIRST,)))
-    gone = {path: [row[0], bytes(32).hex(), *row[2:]] if path != B else row for path, row in entries.items()}
-    ended = Vector(
-        "repacked files end with the data key they were sealed under; their names stand in a later commit",
-        log, ["accepted", "accepted"], paths, more={"entries": gone},
+    ended = Vector("repacked files end with the data key they were sealed under", log, ["accepted"] * 2, (B,))
+    log = started()
+    log.add(good)
+    log.add(data("move", CURATOR, old=(("pack", FIRST, "repack"),), deletes=(A,)))
+    log.add(Change("destroy", ROOT, "destroy", destroyed=(FIRST,)))
+    moved = Vector(
+        "a file that was moved after that keeps its name",
+        log, ["accepted"] * 3, (B, "pack"),
+        more={"entries": {B: second.entry(B), "pack": [good.object("pack").hex(), "00" * 32, FIRST.id.hex(), 0, 10]}},
     )  # fmt: skip
     log = started()
     log.add(Change("destroy", ROOT, "destroy", destroyed=(FIRST,)))
@@ -585,6 +590,7 @@ def repacked() -> dict[str, Vector]:
             "so may the root key", "accepted", repack("repack", ROOT), paths=paths
         ),
         "accepted_repack_destroyed": ended,
+        "accepted_repack_moved_destroyed": moved,
         "refused_reuse_destroyed": late,
         "section_object_there_already": again,
         "refused_reuse_by_producer": with_change(
@@ -600,7 +606,7 @@ def repacked() -> dict[str, Vector]:
         ),
         "refused_reuse_compartment": with_change(
             "a data key of another compartment than it says", "refused",
-            repack("elsewhere", under=Key("first", compartment=ELSEWHERE)),
+            repack("elsewhere", ROOT, under=Key("first", compartment=ELSEWHERE)),
         ),
         "refused_reuse_policy": with_change(
             "a data key of a policy", "refused", repack("hidden", ROOT, under=Key("policy 1 by root"))

@@ -77,7 +77,9 @@ def same(left, right):
 
 
 POLICY = Policy(1, (HERE,), {}, Settings())
-OLD = ReusedKey(b"2" * 16, HERE)
+OLD = ReusedKey(key_of(2)[0].key_id, HERE)
+OLD_REF, OLD_SEALED = section_of(key_of(2)[0])
+MOVED = {"reused_keys": (OLD,), "sections": (OLD_REF,), "sealed": (OLD_SEALED,)}
 OBJECTS = Inventory(b"1" * 16 + b"2" * 16, b"r" * 64, [137, 136], [0, 1])
 
 
@@ -86,8 +88,8 @@ OBJECTS = Inventory(b"1" * 16 + b"2" * 16, b"r" * 64, [137, 136], [0, 1])
     [
         data_change(),
         data_change(inventory=Inventory()),
-        data_change(inventory=OBJECTS, reused_keys=(OLD,)),
-        data_change(reused_keys=(OLD, ReusedKey(bytes(16), THERE))),
+        data_change(inventory=OBJECTS, **MOVED),
+        data_change(keys=(), inventory=replace(OBJECTS, key_index=[0, 0]), **MOVED),
         data_change(location=Location("s3", "host:9000", "gra", "FR")),
         bare(ChangeKind.REWRAP, keys=(key_of(1)[1], key_of(2, THERE)[1])),
         bare(ChangeKind.POLICY, policy=POLICY),
@@ -172,8 +174,12 @@ MANY = [WrappedKey(Kek(DATASET, HERE), n.to_bytes(16, "big"), 1, b"w") for n in 
         data_change(inventory=Inventory(b"1" * 32, b"r" * 64, [136, 136], [0, 0])),
         data_change(inventory=Inventory(b"1" * 16, b"r" * 32, [136], [1])),
         data_change(keys=(WRAPPED, *MANY)),
-        data_change(reused_keys=(OLD, OLD)),
-        data_change(reused_keys=(OLD, ReusedKey(OLD.key_id, THERE))),
+        data_change(**{**MOVED, "reused_keys": (OLD, OLD)}),
+        data_change(**{**MOVED, "reused_keys": (OLD, ReusedKey(OLD.key_id, THERE))}),
+        data_change(**{**MOVED, "reused_keys": (OLD, ReusedKey(b"3" * 16, HERE))}),
+        data_change(**{**MOVED, "reused_keys": (ReusedKey(OLD.key_id, THERE),)}),
+        data_change(**{**MOVED, "reused_keys": ()}),
+        data_change(reused_keys=(OLD,)),
         data_change(reused_keys=(ReusedKey(WRAPPED.key_id, HERE),)),
         bare(ChangeKind.REWRAP, keys=(WRAPPED,), reused_keys=(OLD,)),
         bare(ChangeKind.POLICY, policy=POLICY, reused_keys=(OLD,)),
@@ -244,7 +250,7 @@ def test_object_beyond_the_reused_keys(alice):
     """Each object has a data key that the change set names."""
     beyond = Inventory(b"1" * 16 + b"2" * 16, b"r" * 64, [137, 136], [0, 2])
     with pytest.raises(MalformedError):
-        read(data_change(inventory=beyond, reused_keys=(OLD,)).pack(alice.sign), alice)
+        read(data_change(inventory=beyond, **MOVED).pack(alice.sign), alice)
 
 
 def test_bytes_of_before(alice):

@@ -397,15 +397,16 @@ def test_same_id_under_another_key_is_another_object(bench):
 
 
 def test_repacked_files_end_with_their_key(bench):
-    """Destroying the data key ends them where they are now; their names stand in the commit that moved them."""
-    bench.put("a", "b")
+    """Destroying the data key ends them where they are now, names and all; a move since then keeps its name."""
+    bench.put("a", "b", "c")
     [doomed] = bench.keys
     bench.put("other")
-    bench.repack("a")
+    bench.repack("a", "b")
+    bench.copy("b", "moved", deletes=("b",))
     bench.destroyed.add(doomed)
-    bench.content.destroy(4, {doomed}, bench.records)
-    assert bench.paths() == ["a", "other"]
-    assert bench.content.catalogue.get("a").object_key == DESTROYED_KEY
+    bench.content.destroy(5, {doomed}, bench.records)
+    assert bench.paths() == ["moved", "other"]
+    assert bench.content.catalogue.get("moved").object_key == DESTROYED_KEY
 
 
 # -- destruction -------------------------------------------------------------------------------------------

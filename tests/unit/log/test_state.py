@@ -365,8 +365,14 @@ def test_objects_of_a_known_key_only_come_with_it(bench):
 
 def reusing(bench, number, author=BOB, compartment=HERE):
     """A change set with one object under an earlier data key."""
-    reused = (ReusedKey(number.to_bytes(16, "big"), compartment),)
-    return bench.change(author, reused_keys=reused, inventory=Inventory(bytes(16), bytes(32), [136], [0]))
+    key_id = number.to_bytes(16, "big")
+    return bench.change(
+        author,
+        reused_keys=(ReusedKey(key_id, compartment),),
+        inventory=Inventory(bytes(16), bytes(32), [136], [0]),
+        sections=(SectionRef(compartment, key_id, bytes(16), 1, bytes(32)),),
+        sealed=(b"x",),
+    )
 
 
 @pytest.mark.parametrize("author", [BOB, ROOT_AUTHOR])
