@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sealedhealth.errors import IntegrityError, MissingError, NotFound, RolledBack, TamperedError
+from sealedhealth.errors import IntegrityError, MissingError, NotFound, TamperedError
 from sealedhealth.keys.base import AnchorEntry, AnchorStore
 from sealedhealth.log.changeset import ChangeKind
 from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest
@@ -550,11 +550,3 @@ def no_dataset(store: ObjectStore) -> NotFound:
                 " was deleted: restore it from another copy.",
             )
     return NotFound(f"There is no dataset at {store.url}.", next="Check the URL and the store's options.")
-
-
-def check_seen(public: PublicLog, head: tuple[int, bytes] | None) -> None:
-    """Raise ``RolledBack`` when the log is not the one that somebody has seen."""
-    if head is not None:
-        for problem in public.problems:
-            if problem.name == link_name(head[0]) and "has been seen" in problem.what:
-                raise RolledBack(f"{problem.name}: {problem.what}.")

@@ -1,5 +1,7 @@
 """The public part of a log, read with no key: everything that the store should have, and what is wrong with it."""
 
+import shutil
+
 import pytest
 from adversary import World
 
@@ -11,16 +13,26 @@ from sealedhealth.session import maintenance
 from sealedhealth.stores import open_store
 
 
-@pytest.fixture
-def world(tmp_path):
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
     """A dataset with a few commits, a file dropped, and two checkpoints."""
-    world = World(tmp_path)
+    world = World(tmp_path_factory.mktemp("world"))
     world.put({"a": b"a", "b": b"b" * 300_000})
     maintenance.maintain(world.open(), force=True)
     world.put({"a": b"other", "c": b"c"})
     maintenance.maintain(world.open(), force=True)
     world.put({"d": b"d"})
-    return world
+    return world, {place: world.backup(place) for place in (world.host, world.keystore, world.root / "state")}
+
+
+@pytest.fixture
+def world(built):
+    """The same dataset for each test."""
+    world, copies = built
+    yield world
+    shutil.rmtree(world.root / "elsewhere", ignore_errors=True)
+    for place, copy in copies.items():
+        world.restore(copy, place)
 
 
 def read(world, *, anchored=False, **options):
