@@ -336,6 +336,24 @@ class TestVerbs:
         assert full.fails(3, "ls", "ds")["class"] == "NotFound"
         assert full.fails(2, "log", "moved/labs")["class"] == "UsageError"
 
+    def test_log_and_verify_say_where(self, full):
+        """Each commit with the place it was written at: as text, and as JSON with all that is known of it."""
+        config = full.write("profiles.toml", '[profiles.local.residency]\njurisdiction = "FR"\n')
+        full.env["SEALEDHEALTH_CONFIG"] = str(config)
+        full.ok("put", full.write("late.csv", "x,3"), "ds/labs/")
+        lines = full.ok("log", "ds").splitlines()
+        assert "WHERE" in lines[0]
+        assert ["file (FR)" in line for line in lines[1:]] == [True, *[False] * (len(lines) - 2)]
+        assert all(" file " in line for line in lines[1:])
+        place = {"store": "file", "endpoint": "", "region": "", "jurisdiction": ""}
+        commits = full.json("log", "ds")
+        assert [commit["locations"] for commit in commits[:2]] == [[{**place, "jurisdiction": "FR"}], [place]]
+        last = commits[0]["commit"]
+        assert f"file, commits 0 to {last - 1}; file (FR), commit {last}" in full.ok("verify", "ds")
+        [report] = full.json("verify", "ds")
+        assert [found["location"] for found in report["locations"]] == [place, {**place, "jurisdiction": "FR"}]
+        assert [found["commits"] for found in report["locations"]] == [last, 1]
+
     def test_keystore_backup(self, full):
         """A backup brings everything back; an older one than the last commit is noticed."""
         assert full.fails(2, "keystore", "backup", "ks.zip")["class"] == "InvalidInput"
