@@ -21,7 +21,7 @@ from sealedhealth.log.envelope import ROOT_AUTHOR
 from sealedhealth.log.link import ChangeRef, CheckpointRef, Link, file_digest
 from sealedhealth.log.names import change_name, link_name, object_name
 from sealedhealth.log.replay import Log
-from sealedhealth.log.roster import Role
+from sealedhealth.log.roster import Role, Settings
 from sealedhealth.log.section import Put, Section
 from sealedhealth.log.state import LogState
 from sealedhealth.profiles import KeyContext, Profile, connecting, create_keystore
@@ -50,13 +50,13 @@ class EncryptOnly:
 class World:
     """One dataset on a local host, its key service, and profiles for the parties."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, settings: Settings | None = None) -> None:
         self.root = root
         self.host = root / "host" / "dataset"
         self.keystore = root / "keystore"
         self.controller = self.profile("author")
         create_keystore(self.controller, development=True)
-        self.session = create_dataset(str(self.host), self.controller)
+        self.session = create_dataset(str(self.host), self.controller, settings=settings)
         self.url = self.session.url
         self.dataset_id = self.session.dataset_id
 

@@ -207,8 +207,9 @@ class Dataset(Upkeep):
         return staged
 
     def _view(self) -> View:
+        """What is there, to list; the entries of a transaction do not all open yet."""
         staged = self._open_transaction()
-        return self.session.snapshot if staged is None else staged.view
+        return self.session.snapshot if staged is None else staged.outline
 
     def put(
         self,
@@ -288,7 +289,7 @@ class Dataset(Upkeep):
         """Delete a file, or with *recursive* a directory; how many files that were. Raises ``NotFound``."""
         logical = inside(path)
         with self._change(message) as change:
-            doomed = [name for name, _ in files_under(change.staged.view, logical, recursive=recursive)]
+            doomed = [name for name, _ in files_under(change.staged.outline, logical, recursive=recursive)]
             for name in doomed:
                 change.staged.delete(name)
         return len(doomed)
@@ -300,7 +301,7 @@ class Dataset(Upkeep):
         *target* otherwise.
         """
         with self._change(message) as change:
-            moves = pairs(change.staged.view, source, target, recursive=recursive)
+            moves = pairs(change.staged.outline, source, target, recursive=recursive)
             for old, new in moves:
                 change.staged.copy(old, new)
         return len(moves)
@@ -308,7 +309,7 @@ class Dataset(Upkeep):
     def mv(self, source: str, target: str, *, message: str = "") -> int:
         """Move or rename a file or directory; how many files. The rule for *target* is that of :meth:`cp`."""
         with self._change(message) as change:
-            moves = pairs(change.staged.view, source, target, recursive=True)
+            moves = pairs(change.staged.outline, source, target, recursive=True)
             for old, new in moves:
                 change.staged.move(old, new)
         return len(moves)
@@ -333,7 +334,9 @@ class Dataset(Upkeep):
         """
         from sealedhealth.dataset.download import download, up_to_date
 
-        plan = plan_get(self._view(), path, os.fspath(destination))
+        staged = self._open_transaction()
+        view = self.session.snapshot if staged is None else staged.view
+        plan = plan_get(view, path, os.fspath(destination))
         wanted = [item for item in plan if not (update and up_to_date(item[1], item[2]))]
 
         with bar_for(progress, "opening") as bar:
@@ -386,7 +389,7 @@ class Dataset(Upkeep):
             )
         with self._change(message or f"restore {logical or 'everything'} from {at}") as change:
             staged = change.staged
-            changes = list(differences(staged.view, old, logical))
+            changes = list(differences(staged.outline, old, logical))
             # What goes first makes room: a file may stand where a directory was, and the other way round.
             for gone in changes:
                 if gone.kind == "removed":

@@ -111,7 +111,8 @@ class RangeReader:
             self._signed = signed
         segments = self._genuine(clipped, blobs, signed)
         try:
-            return [self._open(start, stop, segments) for start, stop in clipped]
+            shared: dict[int, bytes] = {}
+            return [self._open(start, stop, segments, shared) for start, stop in clipped]
         except InvalidTag:
             raise wrong_key() from None
 
@@ -149,7 +150,8 @@ class RangeReader:
         if prefix[HEADER_SIZE + SALT_SIZE :] != self._chunks.commitment:
             raise wrong_key()
 
-    def _open(self, start: int, stop: int, segments: dict[int, memoryview]) -> bytes:
+    def _open(self, start: int, stop: int, segments: dict[int, memoryview], shared: dict[int, bytes]) -> bytes:
+        """One range; *shared* keeps chunks that it takes a part of, for ranges beside it."""
         if start >= stop:
             return b""
         # The one way to fill a bytes object in place: a join would copy everything once more.
@@ -164,7 +166,10 @@ class RangeReader:
                 if start <= first and last <= stop:
                     self._chunks.open_into(chunk, sealed, out[first - start : last - start])
                 else:
-                    plain = self._chunks.open(chunk, sealed)[max(0, start - first) : stop - first]
+                    whole = shared.get(chunk)
+                    if whole is None:
+                        whole = shared[chunk] = self._chunks.open(chunk, sealed)
+                    plain = whole[max(0, start - first) : stop - first]
                     lo = max(first, start) - start
                     out[lo : lo + len(plain)] = plain
         return target.getvalue()

@@ -7,6 +7,7 @@ import unicodedata
 from abc import abstractmethod
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsspec.core import split_protocol
@@ -165,7 +166,8 @@ class CatalogueFileSystem(ChainedFileSystem):
 
     def checksum(self, path: Any) -> int:
         """A number that changes with every write of the file."""
-        return int.from_bytes(self._entry(path).root[:8])
+        entry = self._entry(path)
+        return int.from_bytes(sha256(b"%b-%d" % (entry.object_id, entry.offset)).digest()[:8])
 
     def ukey(self, path: Any) -> str:
         """A text that changes with every write of the file."""

@@ -40,6 +40,10 @@ class ReadingFileSystem(CatalogueFileSystem):
 
     # --- files -------------------------------------------------------------------------
 
+    def _content(self, path: Any) -> Entry:
+        """The file at *path*, to be read: whatever is staged of it is on the store. Raises ``NotFound``."""
+        return self._entry(path)
+
     def open(
         self,
         path: Any,
@@ -81,7 +85,7 @@ class ReadingFileSystem(CatalogueFileSystem):
                 f"Mode {mode!r} is not possible: sealed objects are immutable.",
                 next="Read the file and write it anew ('wb'), or write another beside it.",
             )
-        entry = self._entry(path)
+        entry = self._content(path)
         return SealedReader(
             self,
             path,
@@ -96,7 +100,7 @@ class ReadingFileSystem(CatalogueFileSystem):
 
     def cat_file(self, path: Any, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The content of a file, or of a range of it; negative bounds count from the end."""
-        entry = self._entry(path)
+        entry = self._content(path)
         first, last = _bounds(start, end, entry.size)
         if last - first == entry.size >= _STREAM_FROM:
             sink = io.BytesIO()
@@ -147,7 +151,7 @@ class ReadingFileSystem(CatalogueFileSystem):
         wanted: list[tuple[int, tuple[Entry, int, int]]] = []
         for index, (path, start, end) in enumerate(zip(paths, starts, ends, strict=True)):
             try:
-                entry = self._entry(path)
+                entry = self._content(path)
             except (NotFound, InvalidInput) as error:
                 if on_error == "raise":
                     raise
@@ -189,7 +193,7 @@ class ReadingFileSystem(CatalogueFileSystem):
         if sink is None and self.isdir(rpath):
             os.makedirs(lpath, exist_ok=True)  # noqa: PTH103 - strings throughout
             return
-        entry = self._entry(rpath)
+        entry = self._content(rpath)
         if sink is not None:
             download_one(self.session, entry, sink, callback)
         elif self._queue is not None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Download", "Upload", "download_all", "download_one", "local_file", "upload_all"]
 
 _SMALL = 1 << 20
-_BATCH_FILES = 256
-_BATCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def download_one(session: Session, entry: Entry, sink: BinaryIO, callback: Callb
     """Write the content of one file to ``sink``, checked, with flat memory."""
     callback.set_size(entry.size)
     if entry.size <= _SMALL:
-        sink.write(_read_small(session, [entry])[0])
+        sink.write(session.read_ranges([(entry, 0, entry.size)])[0])
         callback.relative_update(entry.size)
     else:
         session.download(entry, sink, progress=callback.relative_update)
@@ -99,39 +97,20 @@ def download_one(session: Session, entry: Entry, sink: BinaryIO, callback: Callb
 def download_all(session: Session, files: Sequence[Download], callback: Callback) -> None:
     """Fetch files, the small ones many at a time; ``callback`` counts files, its branches count bytes."""
     callback.set_size(len(files))
-    for batch in _batches(files):
-        small = _read_small(session, [file.entry for file in batch]) if batch[0].entry.size <= _SMALL else None
-        for index, file in enumerate(batch):
-            with callback.branched(file.name, file.target) as child, local_file(file.target) as sink:
-                if small is None:
-                    download_one(session, file.entry, sink, child)
-                else:
-                    child.set_size(file.entry.size)
-                    sink.write(small[index])
-                    child.relative_update(file.entry.size)
-            callback.relative_update(1)
-
-
-def _read_small(session: Session, entries: Sequence[Entry]) -> list[bytes]:
-    return session.read_ranges([(entry, 0, entry.size) for entry in entries])
-
-
-def _batches(files: Sequence[Download]) -> Iterator[list[Download]]:
-    """Runs of small files, within bounds of count and bytes; every large file alone; order kept."""
-    batch: list[Download] = []
-    held = 0
+    small = [file for file in files if file.entry.size <= _SMALL]
+    for index, content in session.read_files([file.entry for file in small]):
+        file = small[index]
+        with callback.branched(file.name, file.target) as child:
+            child.set_size(len(content))
+            with local_file(file.target) as sink:
+                sink.write(content)
+            child.relative_update(len(content))
+        callback.relative_update(1)
     for file in files:
-        large = file.entry.size > _SMALL
-        if batch and (large or len(batch) == _BATCH_FILES or held + file.entry.size > _BATCH_BYTES):
-            yield batch
-            batch, held = [], 0
-        if large:
-            yield [file]
-        else:
-            batch.append(file)
-            held += file.entry.size
-    if batch:
-        yield batch
+        if file.entry.size > _SMALL:
+            with callback.branched(file.name, file.target) as child, local_file(file.target) as sink:
+                download_one(session, file.entry, sink, child)
+            callback.relative_update(1)
 
 
 def upload_all(staged: Transaction, files: Sequence[Upload], callback: Callback) -> None:

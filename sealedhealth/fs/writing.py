@@ -21,6 +21,7 @@ from sealedhealth.fs.transfers import Upload, upload_all
 from sealedhealth.log.paths import is_under
 
 if TYPE_CHECKING:
+    from sealedhealth.log.entry import Entry
     from sealedhealth.session import Transaction, View
 
 __all__ = ["ManyCommitsWarning", "WritingFileSystem"]
@@ -43,7 +44,12 @@ class WritingFileSystem(ReadingFileSystem):
     _transaction: SealedTransaction | None
 
     def _view(self) -> View:
-        return self._active.staged.view if self._active is not None else self.session.snapshot
+        return self._active.staged.outline if self._active is not None else self.session.snapshot
+
+    def _content(self, path: Any) -> Entry:
+        if self._active is not None:
+            self._active.staged.settle()
+        return super()._content(path)
 
     # --- transactions ------------------------------------------------------------------
 

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sealedhealth.errors import InvalidInput, SealedHealthError
 from sealedhealth.format import Header, Kind, SealedInfo, seal
 from sealedhealth.keys.base import DataKey, WrappedKey
 from sealedhealth.keys.keyring import SealingKey
+from sealedhealth.log.entry import Entry
 from sealedhealth.log.names import object_name
 from sealedhealth.log.roster import Settings
 from sealedhealth.log.strict import microseconds
@@ -22,7 +24,7 @@ from sealedhealth.transfer import SealWriter, hashers
 if TYPE_CHECKING:
     from sealedhealth.session.engine import Engine
 
-__all__ = ["SMALL", "EntryWriter", "NewObject", "ObjectSealer", "Staged"]
+__all__ = ["SMALL", "EntryWriter", "NewObject", "ObjectSealer"]
 
 SMALL = 4 << 20  #: contents up to this size are sealed in memory, in bytes
 
@@ -36,14 +38,20 @@ class NewObject:
     data_key_id: bytes
     info: SealedInfo
 
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """A content that lies sealed on the store and waits for its commit."""
-
-    path: str
-    new: NewObject
-    mtime_us: int
+    def entry(self, mtime_us: int, sequence: int) -> Entry:
+        """The entry of a file that is the whole object."""
+        return Entry(
+            object_id=self.object_id,
+            object_key=self.object_key,
+            data_key_id=self.data_key_id,
+            salt=self.info.salt,
+            root=self.info.root,
+            sealed_size=self.info.sealed_size,
+            offset=0,
+            length=self.info.plain_size,
+            mtime_us=mtime_us,
+            sequence=sequence,
+        )
 
 
 class ObjectSealer:
@@ -77,32 +85,39 @@ class ObjectSealer:
         """The data keys used, by id."""
         return {key.key_id: key.data_key for key in self._keys}
 
-    def seal_many(self, items: Sequence[tuple[str, Buffer, int | None]]) -> list[Staged]:
-        """Seal small contents ``(path, data, mtime_us)`` and store them in one concurrent call."""
-        now = self.now_us()
-        files: dict[str, Buffer] = {}
-        staged: list[Staged] = []
-        for path, data, mtime_us in items:
-            sealing = self.key(memoryview(data).nbytes)
-            object_id, object_key, header = self._begin(sealing)
-            sealed, info = seal(object_key, header, data, executor=hashers())
-            files[object_name(object_id)] = sealed
-            new = NewObject(object_id, object_key, sealing.key_id, info)
-            staged.append(Staged(path, new, now if mtime_us is None else mtime_us))
-        self.engine.store.put_many(files)
-        with self._lock:
-            self.objects.update((item.new.object_id, item.new) for item in staged)
-        return staged
+    def seal_many(self, contents: Sequence[Buffer]) -> list[NewObject]:
+        """Seal contents, each as an object of its own, and store them in one concurrent call."""
+        sealed = [self._seal(data, self.new_id()) for data in contents]
+        self.engine.store.put_many({object_name(new.object_id): data for new, data in sealed})
+        return [new for new, _ in sealed]
 
-    def _begin(self, sealing: SealingKey) -> tuple[bytes, bytes, Header]:
-        object_id = os.urandom(16)
+    def seal_one(self, data: Buffer, object_id: bytes) -> tuple[NewObject, Callable[[], None]]:
+        """Seal *data* as one object; also what stores it, perhaps from another thread."""
+        new, sealed = self._seal(data, object_id)
+        return new, partial(self.engine.store.put, object_name(object_id), sealed)
+
+    def new_id(self) -> bytes:
+        """An id for an object."""
+        return os.urandom(16)
+
+    def _seal(self, data: Buffer, object_id: bytes) -> tuple[NewObject, bytes]:
+        sealing = self.key(memoryview(data).nbytes)
+        object_key, header = self._begin(sealing, object_id)
+        sealed, info = seal(object_key, header, data, executor=hashers())
+        new = NewObject(object_id, object_key, sealing.key_id, info)
+        with self._lock:
+            self.objects[object_id] = new  # before it is stored: a write that fails may have arrived all the same
+        return new, sealed
+
+    def _begin(self, sealing: SealingKey, object_id: bytes) -> tuple[bytes, Header]:
         header = Header(Kind.OBJECT, self.engine.dataset_id, sealing.key_id, object_id)
-        return object_id, sealing.data_key.object_key(Kind.OBJECT, object_id), header
+        return sealing.data_key.object_key(Kind.OBJECT, object_id), header
 
     def stream(self, size_hint: int | None) -> tuple[SealWriter, Callable[[SealedInfo], NewObject], SealingKey]:
         """A writer for one large object, what makes it an object of this transaction, and the key to charge."""
         sealing = self.key()
-        object_id, object_key, header = self._begin(sealing)
+        object_id = self.new_id()
+        object_key, header = self._begin(sealing, object_id)
         writer = SealWriter(self.engine.store, object_name(object_id), object_key, header, size_hint=size_hint)
 
         def finished(info: SealedInfo) -> NewObject:
@@ -131,21 +146,27 @@ class ObjectSealer:
 
 
 class EntryWriter:
-    """Writes one file of a transaction; staged by :meth:`close`, forgotten by :meth:`discard`."""
+    """Writes one file of a transaction; staged by :meth:`close`, forgotten by :meth:`discard`.
+
+    Parameters
+    ----------
+    finished:
+        Stages what was written: all of it when it was small, else the object that holds it.
+    size_hint:
+        Expected size in bytes.
+    """
 
     def __init__(
         self,
         sealer: ObjectSealer,
         path: str,
-        stage: Callable[[EntryWriter, Staged], None],
+        finished: Callable[[EntryWriter, bytes | NewObject], None],
         *,
-        mtime_us: int | None,
         size_hint: int | None,
     ) -> None:
         self._sealer = sealer
         self.path = path
-        self._stage = stage
-        self._mtime_us = mtime_us
+        self._finished = finished
         self._size_hint = size_hint
         self._buffer = bytearray()  # small files wait here, to be stored without a stream
         self._large: tuple[SealWriter, Callable[[SealedInfo], NewObject], SealingKey] | None = None
@@ -180,30 +201,25 @@ class EntryWriter:
             return
         self.closed = True
         try:
-            staged = self._store()
+            if self._large is None:
+                self._finished(self, bytes(self._buffer))
+                self._buffer = bytearray()
+            else:
+                writer, finished, _ = self._large
+                self._finished(self, finished(writer.commit()))
         except BaseException:
             self._give_up()
             raise
-        self._stage(self, staged)
-
-    def _store(self) -> Staged:
-        if self._large is None:
-            [staged] = self._sealer.seal_many([(self.path, bytes(self._buffer), self._mtime_us)])
-            self._buffer = bytearray()
-            return staged
-        writer, finished, _ = self._large
-        new = finished(writer.commit())
-        return Staged(self.path, new, self._sealer.now_us() if self._mtime_us is None else self._mtime_us)
 
     def discard(self) -> None:
         """Forget what was written. Harmless when repeated."""
         if self.closed:
             return
         self.closed = True
-        self._buffer = bytearray()
         self._give_up()
 
     def _give_up(self) -> None:
+        self._buffer = bytearray()
         if self._large is not None:
             # What cannot be removed now, garbage collection finds later: the error that led here is the one to tell.
             with suppress(SealedHealthError):

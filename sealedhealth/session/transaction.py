@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from io import FileIO
-from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 from sealedhealth.errors import AccessDenied, AlreadyExists, ConflictError, InvalidInput, NotFound, SealedHealthError
 from sealedhealth.keys.base import WrappedKey
-from sealedhealth.log.catalogue import Catalogue, Entry
 from sealedhealth.log.changeset import ChangeKind, ChangeSet, Inventory, seal_section
+from sealedhealth.log.entry import Entry
 from sealedhealth.log.paths import canonical, is_under, parents
 from sealedhealth.log.roster import Role
 from sealedhealth.log.section import MAX_MESSAGE, ObjectRow, Put, Section, check_tags
 from sealedhealth.log.strict import microseconds
 from sealedhealth.session.commit import Request, submit
-from sealedhealth.session.sealing import SMALL, EntryWriter, ObjectSealer, Staged
-from sealedhealth.session.snapshot import CatalogueView, Snapshot, View
+from sealedhealth.session.packing import Packer, Part
+from sealedhealth.session.sealing import SMALL, EntryWriter, NewObject, ObjectSealer
+from sealedhealth.session.snapshot import Snapshot, View
+from sealedhealth.session.staging import Staging
 from sealedhealth.stores import Buffer
 from sealedhealth.transfer import PIECE
 
@@ -76,14 +77,11 @@ class Transaction:
         self._started = engine.context.service.now()
         self._lock = threading.RLock()
         self._sealer = ObjectSealer(engine, self._compartment, policy.settings)
-        self._puts: dict[str, Entry] = {}
-        self._deletes: set[str] = set()
-        self._dirs: Counter[str] = Counter()  # directories of staged files, and how many lie under each
+        self._packer = Packer(self._sealer, policy.settings)
+        self._staging = Staging(self.base, self._compartment, self._packer)
         self._reads: set[str] = set()
         self._tags: dict[str, int | None] = {}
         self._no_files: set[str] = set()  # directories: looked up, and neither they nor what they lie in is a file
-        self._view: CatalogueView | None = None
-        self._unseen: dict[str, Entry | None] = {}  # staged since the view was made
         self._writers: set[EntryWriter] = set()
         self._request: Request | None = None  # objects are only deleted when they surely belong to no commit
         self.closed = False
@@ -92,39 +90,26 @@ class Transaction:
 
     @property
     def view(self) -> View:
-        """Base plus what is staged. Raises ``AccessDenied`` when this identity cannot read."""
+        """Base plus what is staged; everything in it can be read. Raises ``AccessDenied`` when this identity cannot.
+
+        What waits in an open pack goes to the store for that: :attr:`outline` does without.
+        """
         with self._lock:
-            if self._view is None:
-                if self.base is None or self.base.contents is None:
-                    raise AccessDenied(
-                        "This identity may write to the dataset but not read it.",
-                        next="Open it with the profile of a reader.",
-                    )
-                catalogues = {key: content.catalogue for key, content in self.base.contents.items()}
-                catalogues.setdefault(self._compartment, Catalogue.empty())
-                self._view = CatalogueView(self.base.sequence, list(catalogues.values()))
-                self._position = list(catalogues).index(self._compartment)
-                self._catalogues = list(catalogues.values())
-            if self._unseen:
-                gone = [path for path, entry in self._unseen.items() if entry is None]
-                puts = {path: entry for path, entry in self._unseen.items() if entry is not None}
-                staged = self._catalogues[self._position].apply(puts, gone)
-                self._catalogues[self._position] = staged
-                self._view = CatalogueView(self._view.sequence, self._catalogues)
-                self._unseen = {}
-            return self._view
+            self._staging.outline()  # an identity that cannot read shall not change what is stored
+            self._staging.settle()
+            return self._staging.outline()
 
-    def _get(self, path: str) -> Entry | None:
-        entry = self._puts.get(path)
-        if entry is not None or path in self._deletes or self.base is None:
-            return entry
-        return self.base.get(path)
+    @property
+    def outline(self) -> View:
+        """Base plus what is staged, to list: :meth:`settle` before anything of it is read."""
+        with self._lock:
+            return self._staging.outline()
 
-    def _is_dir(self, path: str) -> bool:
-        # Without the view, which costs a new catalogue after every change, unless files were deleted.
-        if self._dirs[path] or self.base is None:
-            return self._dirs[path] > 0
-        return self.base.is_dir(path) and (not self._deletes or self.view.is_dir(path))
+    def settle(self) -> None:
+        """Bring everything staged to the store, so that entries of a later :attr:`outline` can be read."""
+        with self._lock:
+            self._check_open()
+            self._staging.settle()
 
     # -- putting ----------------------------------------------------------------------------------
 
@@ -144,14 +129,20 @@ class Transaction:
         """
         path = self._prepare(path, exclusive=exclusive)
         with self._lock:
-            writer = EntryWriter(self._sealer, path, self._staged_by, mtime_us=mtime_us, size_hint=size_hint)
+            finished = partial(self._finished, mtime_us=mtime_us)
+            writer = EntryWriter(self._sealer, path, finished, size_hint=size_hint)
             self._writers.add(writer)
             return writer
 
-    def _staged_by(self, writer: EntryWriter, staged: Staged) -> None:
+    def _finished(self, writer: EntryWriter, content: bytes | NewObject, *, mtime_us: int | None) -> None:
+        if isinstance(content, bytes):
+            self._put_small([(writer.path, content, mtime_us)])
+        else:
+            at = self._sealer.now_us() if mtime_us is None else mtime_us
+            with self._lock:
+                self._stage(writer.path, content.entry(at, self._staging.sequence))
         with self._lock:
             self._writers.discard(writer)
-            self._stage(staged)
 
     def put_bytes(self, path: str, data: Buffer, *, exclusive: bool = False, mtime_us: int | None = None) -> None:
         """Stage the content of one path."""
@@ -167,10 +158,16 @@ class Transaction:
         self._put_small([(self._prepare(path, exclusive=exclusive), data, mtime_us)])
 
     def put_many(self, items: Mapping[str, Buffer]) -> None:
-        """Stage many small contents; they go to the store in concurrent batches."""
-        prepared = ((self._prepare(path), data, None) for path, data in items.items())
-        for batch in _batches(prepared):
-            self._put_small(batch)
+        """Stage many contents at once."""
+        batch: list[tuple[str, Buffer, int | None]] = []
+        size = 0
+        for path, data in sorted(items.items()):
+            batch.append((self._prepare(path), data, None))
+            size += memoryview(data).nbytes
+            if size >= _BATCH_BYTES or len(batch) >= _BATCH_COUNT:
+                self._put_small(batch)
+                batch, size = [], 0
+        self._put_small(batch)
 
     def put_files(self, pairs: Iterable[tuple[str, str]], *, progress: Progress | None = None) -> None:
         """Stage local files under paths; small ones in batches, large ones streamed.
@@ -219,12 +216,23 @@ class Transaction:
             raise
 
     def _put_small(self, items: Sequence[tuple[str, Buffer, int | None]], progress: Progress | None = None) -> None:
+        """Stage contents that are in memory: the smallest in packs, the others as objects of their own, at once."""
         if not items:
             return
         self._check_open()
-        for staged in self._sealer.seal_many(items):
-            with self._lock:
-                self._stage(staged)
+        now = self._sealer.now_us() if any(mtime_us is None for _, _, mtime_us in items) else 0
+        alone: list[tuple[str, Buffer, int]] = []
+        with self._lock:
+            for path, data, given in items:
+                mtime_us = now if given is None else given
+                if self._packer.takes(memoryview(data).nbytes):
+                    self._stage(path, self._packer.add(path, data, mtime_us))
+                else:
+                    alone.append((path, data, mtime_us))
+        objects = self._sealer.seal_many([data for _, data, _ in alone]) if alone else []
+        with self._lock:
+            for (path, _, mtime_us), new in zip(alone, objects, strict=True):
+                self._stage(path, new.entry(mtime_us, self._staging.sequence))
         if progress is not None:
             progress(sum(memoryview(data).nbytes for _, data, _ in items))
 
@@ -238,14 +246,14 @@ class Transaction:
             self._check_prefix(path)
             if exclusive and self.base is None:
                 raise AccessDenied("Without the right to read, nobody can tell whether a file exists already.")
-            if exclusive and self._get(path) is not None:
+            if exclusive and self._staging.get(path) is not None:
                 raise AlreadyExists(f"{path!r} exists already.", safe="It is unchanged.")
-            if self._is_dir(path):
+            if self._staging.is_dir(path):
                 raise InvalidInput(f"{path!r} is a directory.", next="Put the file under another name.")
             for parent in parents(path):
                 if parent in self._no_files:
                     break  # then what it lies in is none either
-                if self._get(parent) is not None:
+                if self._staging.get(parent) is not None:
                     raise InvalidInput(f"{parent!r} is a file: nothing can lie under it.")
             self._no_files.update(parents(path)[:1])
         return path
@@ -263,39 +271,10 @@ class Transaction:
                 next="Put it under that directory, or ask the data controller for another prefix.",
             )
 
-    def _stage(self, staged: Staged) -> None:
+    def _stage(self, path: str, content: Entry | Part) -> None:
         self._check_open()
-        new = staged.new
-        self._set(
-            staged.path,
-            Entry(
-                object_id=new.object_id,
-                object_key=new.object_key,
-                data_key_id=new.data_key_id,
-                salt=new.info.salt,
-                root=new.info.root,
-                sealed_size=new.info.sealed_size,
-                offset=0,
-                length=new.info.plain_size,
-                mtime_us=staged.mtime_us,
-                sequence=self.base.sequence if self.base is not None else 0,
-            ),
-        )
-
-    def _set(self, path: str, entry: Entry | None) -> None:
-        change = (entry is not None) - (path in self._puts)
-        if change:
-            for parent in parents(path):
-                self._dirs[parent] += change
-        if entry is None:
-            self._puts.pop(path, None)
-            self._deletes.add(path)
-        else:
-            self._puts[path] = entry
-            self._deletes.discard(path)
-        self._unseen[path] = entry
-        if entry is not None:
-            self._no_files.discard(path)
+        self._staging.put(path, content)
+        self._no_files.discard(path)
 
     # -- deleting, copying, moving, tagging ----------------------------------------------------------
 
@@ -305,20 +284,18 @@ class Transaction:
         with self._lock:
             self._need_curator("delete")
             self._found(path)
-            staged_only = self.base is not None and self.base.get(path) is None
-            self._set(path, None)
-            if staged_only:
-                self._deletes.discard(path)
+            self._staging.delete(path)
 
     def copy(self, source: str, target: str) -> None:
         """Stage a copy of one file; its bytes are not read, sealed or stored again. Raises ``NotFound``."""
         source = canonical(source)
         with self._lock:
             self._need_curator("copy")
-            entry = self._found(source)
+            content = self._found(source)
             target = self._prepare(target)
             self._reads.add(source)
-            self._set(target, entry)
+            self._staging.copy(content, target)
+            self._no_files.discard(target)
 
     def move(self, source: str, target: str) -> None:
         """Stage a move of one file. Raises ``NotFound``."""
@@ -331,7 +308,7 @@ class Transaction:
         """Stage an entry of an earlier snapshot under *path*."""
         with self._lock:
             self._need_curator("restore")
-            self._set(self._prepare(path), entry)
+            self._stage(self._prepare(path), entry)
 
     def tag(self, name: str, sequence: int | None = None) -> None:
         """Stage a tag for a commit (default: the base of this transaction), which keeps it from collection."""
@@ -358,11 +335,11 @@ class Transaction:
                 )
             self._tags[name] = None
 
-    def _found(self, path: str) -> Entry:
-        entry = self._get(path)
-        if entry is None:
+    def _found(self, path: str) -> Entry | Part:
+        content = self._staging.get(path)
+        if content is None:
             raise NotFound(f"There is no file {path!r}.")
-        return entry
+        return content
 
     def _need_curator(self, what: str) -> None:
         self._check_open()
@@ -405,7 +382,8 @@ class Transaction:
                 self._finish()
 
     def _commit(self) -> Committed | None:
-        if not self._puts and not self._deletes and not self._tags:
+        staging = self._staging
+        if not staging.puts and not staging.deletes and not self._tags:
             return None
         engine = self._engine
         age = engine.context.service.now() - self._started
@@ -416,10 +394,12 @@ class Transaction:
                 safe="Nothing of it is committed: garbage collection could have taken its objects.",
                 next="Run it again in smaller parts.",
             )
+        self._packer.settle()
+        puts = staging.entries()
         sealing = self._sealer.key()
         wrapped = self._fresh_wraps()
         change_id = os.urandom(16)
-        section, inventory = self._section(self._puts, wrapped)
+        section, inventory = self._section(puts, wrapped)
         ref, sealed = seal_section(
             engine.dataset_id, self._compartment, sealing.data_key, os.urandom(16), section.pack()
         )
@@ -432,6 +412,7 @@ class Transaction:
             keys=tuple(wrapped),
             inventory=inventory,
             sections=(ref,),
+            location=engine.location,
             sealed=(sealed,),
         )
         request = self._request = Request(
@@ -439,13 +420,13 @@ class Transaction:
             raw=change.pack(engine.sign),
             keys=self._sealer.data_keys,
             base=self.base,
-            touched=frozenset({*self._puts, *self._deletes, *self._reads}),
-            puts=frozenset(self._puts),
-            deletes=frozenset(self._deletes),
+            touched=frozenset({*puts, *staging.deletes, *self._reads}),
+            puts=frozenset(puts),
+            deletes=frozenset(staging.deletes),
         )
         sequence = submit(engine, request)
         self._session.committed(sequence)
-        return Committed(sequence, len(self._puts), len(self._deletes), sum(inventory.sizes))
+        return Committed(sequence, len(puts), len(staging.deletes), sum(inventory.sizes))
 
     def _fresh_wraps(self) -> list[WrappedKey]:
         """The wraps of this transaction's data keys, renewed when the KEK was retired meanwhile."""
@@ -475,7 +456,7 @@ class Transaction:
             new_objects=tuple((position, item.info.salt) for position, item in enumerate(new)),
             old_objects=tuple(old),
             puts=tuple(staged),
-            deletes=tuple(sorted(self._deletes)),
+            deletes=tuple(sorted(self._staging.deletes)),
             tags=dict(self._tags),
         )
         inventory = Inventory(
@@ -493,12 +474,14 @@ class Transaction:
                 return
             for writer in list(self._writers):
                 writer.discard()
+            self._packer.discard()
             if self._request is None or not self._request.undecided:
                 self._sealer.drop(self._sealer.objects)
             self._finish()
 
     def _finish(self) -> None:
         self.closed = True
+        self._packer.discard()
         self._sealer.close()
 
     def __enter__(self) -> Self:
@@ -520,14 +503,6 @@ def _check_unchanged(file: FileIO, local: str, before: os.stat_result) -> None:
             safe="Nothing of this transaction is committed.",
             next="Wait until whoever writes it has finished, then put it again.",
         )
-
-
-def _batches(
-    items: Iterable[tuple[str, Buffer, int | None]],
-) -> Iterable[list[tuple[str, Buffer, int | None]]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, _BATCH_COUNT)):
-        yield batch
 
 
 def _check_tag(name: str) -> None:

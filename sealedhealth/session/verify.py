@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
-from typing import BinaryIO, cast
 
-from sealedhealth.errors import IntegrityError, KeyDestroyed
+from sealedhealth.errors import IntegrityError
 from sealedhealth.log.catalogue import Catalogue
-from sealedhealth.log.content import DESTROYED_KEY, ContentState
+from sealedhealth.log.content import ContentState
 from sealedhealth.log.link import LINK_LIMIT
-from sealedhealth.log.names import link_name, object_name
+from sealedhealth.log.names import link_name
 from sealedhealth.log.place import Written, written_at
 from sealedhealth.log.replay import LogStep
 from sealedhealth.log.state import LogState
+from sealedhealth.session.checking import check_files
 from sealedhealth.session.engine import Engine, Loaded
 from sealedhealth.session.session import Session
 
@@ -57,13 +57,6 @@ class VerifyReport:
     failures: tuple[str, ...] = field(default=())
 
 
-class _Nowhere:
-    """A sink for plaintext that nobody wants: it only has to be genuine."""
-
-    def write(self, data: bytes) -> int:
-        return len(data)
-
-
 def verify(session: Session, *, data: bool = True, progress: Callable[[int], None] | None = None) -> VerifyReport:
     """Check everything that this identity can check.
 
@@ -97,7 +90,8 @@ def verify(session: Session, *, data: bool = True, progress: Callable[[int], Non
         # After a destruction the log before it cannot be opened any more: the checkpoint is all there is.
         replayed = engine.opened(state, steps, {})
         failures += _compare_contents(checkpointed, replayed)
-    files, size, destroyed = _check_files(session, data=data, progress=progress, failures=failures)
+    checked = check_files(session, data=data, progress=progress)
+    failures += checked.failures
     refusals = [r for r in state.refusals if r.change_id is not None]
     refusals += [r for content in ((replayed or checkpointed).contents or {}).values() for r in content.refusals]
     report = VerifyReport(
@@ -106,9 +100,9 @@ def verify(session: Session, *, data: bool = True, progress: Callable[[int], Non
         commits=len(steps),
         void=sum(step.link is None for step in steps),
         refused=tuple(f"commit {r.sequence}: {r.reason}" for r in refusals),
-        files=files,
-        bytes=size,
-        destroyed=destroyed,
+        files=checked.files,
+        bytes=checked.bytes,
+        destroyed=checked.destroyed,
         checkpoint=state.checkpoint.sequence if state.checkpoint else None,
         locations=written_at((item.sequence, item.change.location) for step in steps for item in step.accepted),
         failures=tuple(failures),
@@ -171,33 +165,3 @@ def _unequal(left: Catalogue, right: Catalogue) -> Iterator[str]:
         entries = [entry for _, entry in pair]
         if len(entries) != 2 or entries[0] != entries[1]:
             yield path
-
-
-def _check_files(
-    session: Session, *, data: bool, progress: Callable[[int], None] | None, failures: list[str]
-) -> tuple[int, int, int]:
-    files = size = destroyed = 0
-    if not session.readable:
-        return 0, 0, 0
-    sink = cast("BinaryIO", _Nowhere())
-    gone = session.engine.loaded.state.destroyed
-    # Reads ask for the bytes that were signed and never see what a host appends; a listing shows it.
-    stored = dict(session.engine.store.list("objects")) if data else {}
-    for path, entry in session.snapshot.items():
-        files += 1
-        if entry.object_key == DESTROYED_KEY or entry.data_key_id in gone:
-            destroyed += 1
-            continue
-        if not data:
-            continue
-        longer = stored.get(object_name(entry.object_id), 0) - entry.sealed_size
-        if longer > 0:
-            failures.append(f"{path!r}: {longer} bytes that nobody signed follow its object")
-        try:
-            session.download(entry, sink, progress=progress)
-            size += entry.length
-        except KeyDestroyed:
-            destroyed += 1
-        except IntegrityError as error:
-            failures.append(f"{path!r}: {error.what}")
-    return files, size, destroyed
