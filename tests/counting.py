@@ -126,3 +126,22 @@ def s3_requests() -> Iterator[list[tuple[str, dict[str, Any]]]]:
 
     with mock.patch.multiple(S3FileSystem, _call_s3=counted, call_s3=sync_wrapper(counted)):
         yield seen
+
+
+@contextlib.contextmanager
+def azure_requests() -> Iterator[list[tuple[str, str, dict[str, str]]]]:
+    """Every request that Azure's client sends meanwhile, as ``(method, operation, headers)``."""
+    from urllib.parse import parse_qs, urlsplit
+
+    from azure.core.pipeline.transport import AioHttpTransport
+
+    seen: list[tuple[str, str, dict[str, str]]] = []
+    send = AioHttpTransport.send
+
+    async def counted(self: Any, request: Any, **options: Any) -> Any:
+        query = parse_qs(urlsplit(request.url).query)
+        seen.append((request.method, query.get("comp", ["blob"])[0], dict(request.headers)))
+        return await send(self, request, **options)
+
+    with mock.patch.object(AioHttpTransport, "send", counted):
+        yield seen

@@ -13,11 +13,15 @@ from sealedhealth.errors import AccessDenied
 from sealedhealth.profiles import KeyContext, Profile, connect, connecting, create_keystore, load_profile
 from sealedhealth.session import Session, create_dataset
 
-ENVIRONMENT = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY"}
+ENVIRONMENT = {
+    "key": "AWS_ACCESS_KEY_ID",
+    "secret": "AWS_SECRET_ACCESS_KEY",
+    "connection_string": "AZURE_STORAGE_CONNECTION_STRING",
+}
 
 
 def write_profile(options: Mapping[str, Any], monkeypatch: Any, *, names: tuple[str, ...] = ("local",)) -> None:
-    """Write a profile file whose store options are *options*; credentials go where s3fs looks for them itself."""
+    """Write a profile file whose store options are *options*; credentials go where the clients look for them."""
     for option, variable in ENVIRONMENT.items():
         if option in options:
             monkeypatch.setenv(variable, options[option])

@@ -75,7 +75,12 @@ def open_store(
     if protocol not in {"file", "local", "memory"}:
         made_with.setdefault("use_listings_cache", False)
     try:
-        fs, root = url_to_fs(url, **made_with)
+        if protocol in {"s3", "s3a"} and "::" not in url:
+            from sealedhealth.stores.s3client import SteadyS3
+
+            fs, root = SteadyS3(**made_with), SteadyS3._strip_protocol(url)
+        else:
+            fs, root = url_to_fs(url, **made_with)
     except ImportError as error:
         following = f"See fsspec's documentation for {protocol}."
         if protocol in EXTRAS:
@@ -106,4 +111,8 @@ def _store_class(fs: Any, protocol: str) -> type[ObjectStore]:
         from sealedhealth.stores.s3 import S3Store
 
         return S3Store
+    if protocol in {"az", "abfs", "abfss"}:
+        from sealedhealth.stores.azure import AzureStore
+
+        return AzureStore
     return ObjectStore
