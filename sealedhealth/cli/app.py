@@ -41,6 +41,7 @@ _VERBS = {
     "put": "files",
     "reanchor": "reanchor",
     "register": "datasets",
+    "replicate": "replicate",
     "restore": "datasets",
     "rewrap": "upkeep",
     "rm": "edits",

@@ -22,6 +22,7 @@ from sealedhealth.cli.options import (
     verb,
     warn_development,
 )
+from sealedhealth.cli.replicate import check_public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -282,16 +283,42 @@ def restore_command(profile_name: str | None, url: str, at: int | str, dry_run: 
 @click.argument("url")
 @click.option("--log-only", is_flag=True, help="The log and its signatures only, no objects.")
 @at_option
-def verify_command(profile_name: str | None, url: str, log_only: bool, at: int | str | None) -> None:
+@click.option("--public", is_flag=True, help="Without any key: log, digests of all files, bytes of all objects.")
+@click.option("--id", "dataset_id", metavar="HEX", help="With --public: the dataset's id; no key service is spoken to.")
+@click.option("--anchors", is_flag=True, help="With --public and --id: ask the key service for the newest commit.")
+@click.option("--head", metavar="N:DIGEST", help="With --public: a commit that a client saw; the store has to hold it.")
+@click.option("--no-data", is_flag=True, help="With --public: names and sizes of objects only, by one listing.")
+def verify_command(
+    profile_name: str | None,
+    url: str,
+    log_only: bool,
+    at: int | str | None,
+    public: bool,
+    dataset_id: str | None,
+    anchors: bool,
+    head: str | None,
+    no_data: bool,
+) -> None:
     """Check a dataset: every signature of the log, and every byte of every object of the snapshot.
 
-    The first thing that is not what its author signed ends it, with exit code 5.
+    Everything that is not what its author signed is named, with exit code 5. With --public it is checked by whoever
+    may read the store and holds no key: the chain of links from the dataset's id down, the digests of all files of the
+    log, and every object against its signed root. Which commit is the newest only the key service's anchors say: they
+    are read unless --id is given. Without them, compare with what a client saw (--head).
 
     Examples
     --------
     sealedhealth verify s3://bucket/cardio
     sealedhealth verify --log-only --json s3://bucket/cardio
+    sealedhealth verify --public s3://bucket/cardio --id 5d2a2c640c13d7ced94baeb3b5b53e8a
     """
+    if public:
+        if log_only or at is not None:
+            raise click.UsageError("--public checks the whole log; use --no-data to leave the objects' bytes out.")
+        check_public(profile_name, url, dataset_id, anchors=anchors, head=head, data=not no_data)
+        return
+    if dataset_id or anchors or head or no_data:
+        raise click.UsageError("--id, --anchors, --head and --no-data go with --public.")
     dataset = open_root(url, profile_name, at)
     with output.progress("verifying") as bar:
         report = dataset.verify(data=not log_only, progress=bar)

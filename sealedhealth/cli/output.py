@@ -255,6 +255,9 @@ def interrupted(verb: str, exit_code: int) -> None:
     elif verb == "get":
         safe_ = "Each file that arrived is whole and checked; the dataset is unchanged."
         next_ = "Run it again; --update skips what has arrived already."
+    elif verb == "replicate":
+        safe_ = "The source is unchanged; the destination holds nothing that was not checked."
+        next_ = "Run it again: it copies what is missing."
     _report("Interrupted", "Interrupted.", safe_, next_, exit_code)
 
 
