@@ -11,6 +11,7 @@ from adversary import World
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from repacking import commit_repack
 
 from sealedhealth.errors import AccessDenied, ConflictError, InvalidInput, KeyDestroyed, NotFound, SnapshotCollected
 from sealedhealth.log.paths import parents
@@ -257,8 +258,29 @@ class LogModel(RuleBasedStateMachine):
         session.refresh()
         self.advanced(session)
         assert report.horizon >= self.horizon
+        if not self.tags:
+            assert not any(content.dropped for content in session.engine.loaded.contents.values())
         self.horizon = report.horizon
         # Half-open transactions would lose their objects: whoever looks later begins anew.
+        self.refresh(actor)
+
+    @precondition(lambda self: any(self.commits[-1]))
+    @rule(actor=ACTORS, data=st.data())
+    def repack(self, actor, data):
+        """Some files of one data key move into one object under it: the same bytes, in another place."""
+        session = self.sessions[actor]
+        session.refresh()
+        files = dict(self.commits[-1])
+        keys = {path: session.snapshot.get(path).data_key_id for path in files}
+        chosen = data.draw(st.sampled_from(sorted(files)))
+        others = [path for path in sorted(files) if keys[path] == keys[chosen] and path != chosen]
+        moved = [chosen, *data.draw(st.lists(st.sampled_from(others), unique=True) if others else st.just([]))]
+        commit_repack(session, moved)
+        # Whoever looked before has other stored bytes in view: a change of the same path is a conflict.
+        self.advanced(session, files | {path: (next(self.tokens), files[path][1]) for path in moved})
+        entries = [session.snapshot.get(path) for path in moved]
+        assert {entry.data_key_id for entry in entries} == {keys[chosen]}
+        assert len({entry.object_id for entry in entries}) == 1
         self.refresh(actor)
 
     @rule(actor=ACTORS)
