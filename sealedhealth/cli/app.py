@@ -46,6 +46,7 @@ _VERBS = {
     "rewrap": "upkeep",
     "rm": "edits",
     "rotate": "upkeep",
+    "scan": "scan",
     "tag": "datasets",
     "vault": "vault",
     "verify": "datasets",

@@ -241,7 +241,7 @@ def unexpected(problem: BaseException) -> None:
     )
 
 
-_READING = frozenset({"cat", "diff", "doctor", "du", "inspect", "log", "ls", "profile", "verify"})
+_READING = frozenset({"cat", "diff", "doctor", "du", "inspect", "log", "ls", "profile", "scan", "verify"})
 
 
 def interrupted(verb: str, exit_code: int) -> None:
