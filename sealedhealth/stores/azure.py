@@ -41,6 +41,8 @@ class AzureStore(ObjectStore):
     at ``#`` and ``?``, send one block after the other, and list whole containers into memory.
     """
 
+    rereads = 2
+
     def __init__(self, fs: Any, root: str, *, options: Mapping[str, object] | None = None) -> None:
         found = {name: getattr(fs, name, None) for name in _SECRETS}
         super().__init__(fs, root, options={"options": options or {}, **found})
@@ -272,4 +274,4 @@ def _retry_soon(client: Any) -> None:
     """
     policy: Any = getattr(getattr(client, "_config", None), "retry_policy", None)
     if hasattr(policy, "initial_backoff"):
-        policy.initial_backoff, policy.increment_base, policy.random_jitter_range = 0.5, 2, 0.5
+        policy.initial_backoff, policy.increment_base, policy.random_jitter_range = 0.2, 1.4, 0.5

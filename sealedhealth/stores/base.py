@@ -113,6 +113,8 @@ class ObjectStore:
 
     #: Bytes worth one request when an object is read from end to end.
     fetch_size = 8 << 20
+    #: How often a range that ends too early is asked for again.
+    rereads = 0
 
     def __init__(self, fs: Any, root: str, *, options: Mapping[str, object] | None = None) -> None:
         self.fs = fs
@@ -283,7 +285,7 @@ class ObjectStore:
         answers: Iterator[Any] = iter(())
         if asked:
             doing = self._what("read", [name for name, _, _ in ranges])
-            answers = iter(self._do(doing, lambda: self._fetch(asked)))
+            answers = iter(self._do(doing, lambda: self._reread(asked, [*self._fetch(asked)])))
         out = []
         for name, lo, hi in ranges:
             data = next(answers) if hi > lo else b""
@@ -325,6 +327,20 @@ class ObjectStore:
                 yield name, int(info["size"])
 
     # --- for the subclasses ------------------------------------------------------------
+
+    def _reread(self, ranges: Sequence[tuple[str, int, int]], answers: builtins.list[Any]) -> builtins.list[Any]:
+        """*answers*, after what ends too early was asked for again: the end can have been lost on its way."""
+        for _ in range(self.rereads):
+            short = [
+                index
+                for index, (_, lo, hi) in enumerate(ranges)
+                if isinstance(answers[index], bytes) and len(answers[index]) < hi - lo
+            ]
+            if not short:
+                break
+            for index, answer in zip(short, self._fetch([ranges[index] for index in short]), strict=True):
+                answers[index] = answer
+        return answers
 
     def _fetch(self, ranges: Sequence[tuple[str, int, int]]) -> Sequence[Any]:
         """The bytes of each range, as far as the object goes, or what the client raised for it; all at once."""

@@ -18,7 +18,16 @@ from sealedhealth.errors import (
     Throttled,
 )
 
-__all__ = ["Scrubber", "error_code", "invalid_url", "is_missing", "is_range_outside", "translate"]
+__all__ = [
+    "Scrubber",
+    "UploadGone",
+    "error_code",
+    "invalid_url",
+    "is_missing",
+    "is_range_outside",
+    "is_slow",
+    "translate",
+]
 
 #: Packages whose exceptions mean that the host or the way to it failed, not that a program is wrong.
 _CLIENTS = frozenset(
@@ -26,8 +35,21 @@ _CLIENTS = frozenset(
 )
 #: Class names of botocore and azure that mean "no or bad credentials".
 _CREDENTIALS = frozenset(
-    {"AuthenticationException", "ClientAuthenticationError", "CredentialRetrievalError", "NoCredentialsError"}
+    {
+        "AuthenticationException",
+        "ClientAuthenticationError",
+        "CredentialRetrievalError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "SSOError",
+        "SSOTokenLoadError",
+        "TokenRetrievalError",
+    }
 )
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
+_UNKNOWN = frozenset({"InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken", "SignatureDoesNotMatch"})
+#: How Azure says that, in the text of an AuthenticationFailed.
+_EXPIRED_SIGNATURE, _OLD_DATE = "Signature not valid in the specified time frame", "date header too old"
 #: What S3 and Azure say when the bucket or container is absent, not only an object in it.
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -35,6 +57,10 @@ _SLOW = frozenset({"SlowDown", "ServerBusy", "503", "TooManyRequests", "429", "R
 #: Statuses of a request that would be refused again: all of the client's faults but a slow or late one.
 _REFUSED = frozenset(range(400, 500)) - {408, 429}
 _SAFE = "What is committed stays as it is."
+
+
+class UploadGone(StoreError):
+    """The host does not know an upload in parts: somebody completed or discarded it."""
 
 
 class Scrubber:
@@ -109,9 +135,18 @@ def _is_a(error: BaseException, *names: str) -> bool:
 
 
 def _status(error: BaseException) -> int:
-    """The status of an answer of Azure, or 0."""
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else 0
+    """The status of an answer of S3 or Azure, or 0."""
+    seen: BaseException | None = error
+    while seen is not None:
+        response = getattr(seen, "response", None)
+        if isinstance(response, Mapping):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            status = getattr(seen, "status_code", None)
+        if isinstance(status, int):
+            return status
+        seen = seen.__cause__
+    return 0
 
 
 def is_range_outside(error: BaseException) -> bool:
@@ -154,6 +189,14 @@ def translate(
 
 
 def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) -> SealedHealthError:
+    if error_code(error) == "NoSuchUpload":
+        return UploadGone(
+            f"Could not {doing}: the host does not have this upload any more.", safe=_SAFE, next="Try again."
+        )
+    if number == errno.ENOTSUP:
+        return StoreError(
+            f"Could not {doing}: {error.args[-1]}", safe=_SAFE, next="Look for a proxy that drops ranges."
+        )
     if _is_without_bucket(error) or (writing and is_missing(error)):
         return NotFound(
             f"Could not {doing}: the bucket or directory does not exist.",
@@ -175,9 +218,16 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
             safe=_SAFE,
             next=f"Check the owner and the permissions of {place}, or name another directory.",
         )
-    if isinstance(error, PermissionError) or _is_a(error, *_CREDENTIALS) or _status(error) in {401, 403}:
-        return AccessDenied(
-            f"Could not {doing}: the host does not allow it.", safe=_SAFE, next="Check the credentials of the store."
+    code = error_code(error)
+    if code in _UNKNOWN | _EXPIRED | {"RequestTimeTooSkewed"} or _status(error) in {401, 403}:
+        return _denied(doing, code, str(error))
+    if isinstance(error, PermissionError) or _is_a(error, *_CREDENTIALS):
+        return _denied(doing, code, "")
+    if 300 <= _status(error) < 400 or code in {"PermanentRedirect", "TemporaryRedirect"}:
+        return StoreError(
+            f"Could not {doing}: the host sends us to another address.",
+            safe="It was not followed: requests go to the endpoint of the profile only. " + _SAFE,
+            next="Name the endpoint and the region of the bucket in the profile.",
         )
     if number in _FULL:
         return StoreError(
@@ -185,7 +235,7 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
             safe=_SAFE,
             next="Make room and try again.",
         )
-    if error_code(error) in _SLOW:
+    if is_slow(code):
         return Throttled(f"Could not {doing}: the host asks to slow down.", safe=_SAFE, next="Try again later.")
     if number == errno.ENAMETOOLONG:
         return InvalidPath(
@@ -200,6 +250,23 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
         safe=_SAFE,
         next="Check the network and the endpoint, then try again.",
     )
+
+
+def _denied(doing: str, code: str, said: str) -> AccessDenied:
+    what, following = "the host does not allow it.", "Check the credentials of the store."
+    if code in _EXPIRED or _EXPIRED_SIGNATURE in said:
+        what, following = "the credentials expired.", "Get new credentials for the store, then try again."
+    elif code in _UNKNOWN:
+        what = "the host does not know these credentials, or the secret is wrong."
+    elif code == "RequestTimeTooSkewed" or _OLD_DATE in said:
+        what = "the clocks of this machine and of the host differ by too much."
+        following = "Set the clock of this machine, then try again."
+    return AccessDenied(f"Could not {doing}: {what}", safe=_SAFE, next=following)
+
+
+def is_slow(code: str) -> bool:
+    """Whether a code in an error answer asks to slow down."""
+    return code in _SLOW
 
 
 def invalid_url(what: str, following: str) -> InvalidInput:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from sealedhealth.errors import ResidencyViolation, StoreError
+from sealedhealth.errors import AccessDenied, NotFound, ResidencyViolation, StoreError, Throttled
 from sealedhealth.stores.base import ObjectStore, StoreWriter, Unfinished
+from sealedhealth.stores.errors import UploadGone, is_slow
 from sealedhealth.stores.location import Location, endpoint_of
 from sealedhealth.stores.parts import PartsWriter
 from sealedhealth.stores.presets import known_parts
@@ -18,6 +22,9 @@ __all__ = ["S3Store", "s3_options"]
 
 #: Keys in one request to delete.
 DELETE_AT_ONCE = 1_000
+#: Attempts to delete what the host could not delete at the moment, and the codes that say so.
+DELETIONS = 4
+PASSING = frozenset({"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"})
 CONNECTIONS = 32
 
 
@@ -29,6 +36,7 @@ def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
         # and several S3 servers do not know them.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
+        # Retries, so four attempts; nothing else repeats a request: see s3client.
         "retries": {"mode": "standard", "max_attempts": 3},
     }
     return {**options, "config_kwargs": settings | dict(options.get("config_kwargs") or {})}
@@ -37,6 +45,7 @@ def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
 class S3Store(ObjectStore):
     """A prefix of a bucket, through s3fs."""
 
+    rereads = 2
     _watched: Any = None  #: the client whose requests are looked at, where the profile restricts them
 
     @property
@@ -65,15 +74,28 @@ class S3Store(ObjectStore):
         keys = [self._key(name) for name in names]
         for start in range(0, len(keys), DELETE_AT_ONCE):
             batch = keys[start : start + DELETE_AT_ONCE]
-            answer = self._call("delete_objects", Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True})
-            for error in answer.get("Errors", ()):
-                if error.get("Code") != "NoSuchKey":
-                    raise StoreError(
-                        f"{self.url} did not delete {len(answer['Errors'])} of {len(batch)} objects "
-                        f"({self._scrub(str(error.get('Code')))}).",
-                        safe="Nothing else was changed.",
-                        next="Check that the credentials of the store may delete.",
-                    )
+            for attempt in range(1, DELETIONS + 1):
+                failed = self._delete(batch)
+                if not failed:
+                    break
+                # The request as a whole succeeded, so the client did not retry what failed in it.
+                if attempt == DELETIONS or not all(code in PASSING or is_slow(code) for code in failed.values()):
+                    self._not_deleted(min(failed.values()), len(failed), len(batch))
+                time.sleep(random.random() * 2 ** (attempt - 1))  # noqa: S311 - no secret
+                batch = list(failed)
+
+    def _delete(self, keys: Sequence[str]) -> dict[str, str]:
+        """Delete objects, and return the codes of those that the host did not delete."""
+        answer = self._call("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
+        found = {str(error.get("Key", "")): str(error.get("Code", "")) for error in answer.get("Errors", ())}
+        return {key: code for key, code in found.items() if code != "NoSuchKey"}
+
+    def _not_deleted(self, code: str, count: int, among: int) -> NoReturn:
+        what = f"{self.url} did not delete {count} of {among} objects ({self._scrub(code)})."
+        if is_slow(code):
+            raise Throttled(what, safe="Nothing else was changed.", next="Try again later.")
+        kind = AccessDenied if code == "AccessDenied" else StoreError
+        raise kind(what, safe="Nothing else was changed.", next="Check that the credentials of the store may delete.")
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         _, root = self._split(self.root)
@@ -99,7 +121,8 @@ class S3Store(ObjectStore):
         # All of them first: deleting moves what the next page of the listing would hold.
         old = [upload for upload in self._uploads() if upload["Initiated"] < before]
         for upload in old:
-            self._call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+            with suppress(UploadGone):  # somebody else was quicker
+                self._call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
         return len(old)
 
     def _uploads(self) -> Iterator[Mapping[str, Any]]:
@@ -154,6 +177,7 @@ class _S3Writer(PartsWriter):
         self._key = store._key(name)
         self._call = store._call
         self._upload = ""
+        self._sizes: dict[int, int] = {}
         known = known_parts(store.location.endpoint)
         if known is not None:
             self.most_parts, self.double_after = known, max(1, known // 10)
@@ -164,11 +188,29 @@ class _S3Writer(PartsWriter):
 
     def _send_part(self, number: int, data: bytes) -> Any:
         answer = self._call("upload_part", Key=self._key, UploadId=self._upload, PartNumber=number, Body=data)
+        self._sizes[number] = len(data)
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def _complete(self, parts: list[Any]) -> None:
-        listed = {"Parts": parts}
-        self._call("complete_multipart_upload", Key=self._key, UploadId=self._upload, MultipartUpload=listed)
+        try:
+            self._call(
+                "complete_multipart_upload", Key=self._key, UploadId=self._upload, MultipartUpload={"Parts": parts}
+            )
+        except UploadGone:
+            # What a second request hears when the first succeeded and its answer was lost.
+            if not self._stands(len(parts)):
+                raise
+
+    def _stands(self, parts: int) -> bool:
+        """Whether the object is there as it was sent. Its name is random and used once, so it is nobody else's."""
+        try:
+            found = self._call("head_object", Key=self._key)
+        except NotFound:
+            return False
+        made_of = str(found.get("ETag", "")).strip('"').rpartition("-")[2]  # "...-3" for three parts, on most hosts
+        same = not made_of.isdigit() or len(made_of) > 5 or int(made_of) == parts
+        return bool(found["ContentLength"] == sum(self._sizes.values()) and same)
 
     def _abort(self) -> None:
-        self._call("abort_multipart_upload", Key=self._key, UploadId=self._upload)
+        with suppress(UploadGone):
+            self._call("abort_multipart_upload", Key=self._key, UploadId=self._upload)

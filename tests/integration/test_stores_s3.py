@@ -1,6 +1,7 @@
 """What is special about S3: requests, uploads in parts, refusals. Against moto and SeaweedFS."""
 
 import os
+import secrets
 import traceback
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +9,7 @@ import pytest
 from counting import CountingStore, s3_requests
 
 from sealedhealth.errors import AccessDenied, NotFound, ServiceUnavailable, StoreError
-from sealedhealth.stores import open_store
+from sealedhealth.stores import open_store, s3
 
 MIB = 1 << 20
 NAME = "objects/3f/3f00"
@@ -152,7 +153,7 @@ def test_a_refused_deletion_is_told(store, monkeypatch):
     """S3 answers 200 and lists the refusals inside; they are not swallowed."""
     answer = {"Errors": [{"Key": "x", "Code": "AccessDenied", "Message": "no"}]}
     monkeypatch.setattr(type(store.fs), "call_s3", lambda *_args, **_options: answer)
-    with pytest.raises(StoreError, match="AccessDenied"):
+    with pytest.raises(AccessDenied, match="AccessDenied"):
         store.delete_many([NAME])
 
 
@@ -228,3 +229,21 @@ def test_a_host_that_is_not_there():
         store.get(NAME, limit=10)
     assert "AKIAEXAMPLE" not in said(caught.value)
     assert "wJalr" not in said(caught.value)
+
+
+@pytest.mark.moto
+def test_a_host_that_takes_few_parts(make_place, monkeypatch):
+    """An object of unknown size stays within the parts that its host is known to take, and arrives whole."""
+    place = make_place("moto")
+    monkeypatch.setattr(s3, "known_parts", lambda endpoint: 3)
+    store = place.store()
+    sent = []
+    call = store._call
+    monkeypatch.setattr(store, "_call", lambda method, **given: (sent.append(method), call(method, **given))[1])
+    piece = secrets.token_bytes(1 << 20)
+    with store.writer("large") as writer:
+        for _ in range(40):
+            writer.write(piece)
+        writer.commit()
+    assert sent.count("upload_part") == 3
+    assert store.get("large", limit=40 << 20) == piece * 40

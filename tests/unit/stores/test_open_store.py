@@ -68,6 +68,7 @@ def test_options_that_contradict_are_refused():
 def test_a_missing_package_is_named(monkeypatch):
     """The error says what to install."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules, "sealedhealth.stores.s3client", raising=False)
     importlib.import_module("fsspec.registry")  # as an attribute of fsspec it is hidden by a dict
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(InvalidInput, match=r"pip install 'sealedhealth\[s3\]'"):
