@@ -89,11 +89,10 @@ def named_endpoints(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _refusal(location: Location, kind: str, value: str, allowed: tuple[str, ...]) -> ResidencyViolation:
     place = _HERE.get(location.store) or location.endpoint or f"a store of kind {location.store!r}"
-    what = f"the {kind} {value!r} is not one of those" if value != place else "it is not one of those"
-    if not value:
-        what = f"its {kind} is not known"
+    what = f"its {kind} {value!r} is" if value != place else "it is"
     return ResidencyViolation(
-        f"The profile does not allow writing to {place}: {what}.",
+        f"The profile does not allow writing to {place}: "
+        + (f"{what} not in allowed_{kind}s." if value else f"its {kind} is not known."),
         safe="Nothing was written there.",
-        next=f"allowed_{kind}s: {', '.join(allowed)}. Correct the URL, the profile or the environment.",
+        next=f"Allowed: {', '.join(allowed)}. Correct the URL, the profile or the environment.",
     )
