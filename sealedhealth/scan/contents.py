@@ -113,10 +113,10 @@ class _ZipMember:
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         if self._body is None:
             self._head += data
-            size = 4 + _ZIP_LOCAL.size
+            size = _ZIP_LOCAL.size
             if len(self._head) < size:
                 return b""
-            version, flags, method, *_, name, extra = _ZIP_LOCAL.unpack_from(self._head, 4)
+            version, flags, method, *_, name, extra = _ZIP_LOCAL.unpack_from(self._head)
             known = version < 100 and method < 100
             if known and (flags & _ZIP_ENCRYPTED or method not in {_ZIP_DEFLATED, *_ZIP_FOUND_BY_THEMSELVES}):
                 self._notes.add("zip: encrypted" if flags & _ZIP_ENCRYPTED else f"zip: compression method {method}")
@@ -182,16 +182,17 @@ class _Member:
 
     def _feed(self, data: bytes) -> None:
         try:
-            while True:
+            while self._budget.left >= 0:
                 out = self._library.decompress(data, _OUTPUT)
                 if out and self._budget.spend(len(out)):
                     self._inner.feed(out)
-                if self._library.eof or self._budget.left < 0 or self._inner.enough:
+                if self._library.eof or self._inner.enough:
                     self.finish()
                     return
                 if self._library.needs_input:
                     return
                 data = b""
+            self.finish()
         except _FAILURES as error:
             # Chance, or cut short, or damaged: what came out before that has been searched.
             if isinstance(error, lzma.LZMAError) and "emory" in str(error):
@@ -298,6 +299,8 @@ class Contents:
 
     def _look_into(self, window: bytes) -> None:
         for at, kind, opener in self._beginnings(window):
+            if self._budget.left < 0:
+                return
             self._open = [member for member in self._open if not member.done]
             if len(self._open) >= MAX_OPEN:
                 self._budget.notes.add("more compressed parts at once than are looked into")
