@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import tempfile
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
@@ -147,6 +148,14 @@ class LogModel(RuleBasedStateMachine):
         spans = [(session.snapshot.get(path), 0, len(data)) for path, (_, data) in files.items()]
         assert session.read_ranges(spans) == [data for _, data in files.values()]
 
+    def counts(self, session):
+        """Uses of shared objects, and births of repacked ones, are those of the catalogue."""
+        for content in session.engine.loaded.contents.values():
+            uses = Counter(entry.data_key_id + entry.object_id for _, entry in content.catalogue.items())
+            assert content.shared == {uid: count for uid, count in uses.items() if count > 1}
+            assert content.born.keys() <= uses.keys()
+            assert content.dropped.keys().isdisjoint(uses)
+
     # -- rules -------------------------------------------------------------------------------------
 
     @rule(actor=ACTORS, operations=OPERATIONS)
@@ -234,6 +243,7 @@ class LogModel(RuleBasedStateMachine):
         assert session.sequence == len(self.commits) - 1
         self.same(session.snapshot, self.commits[-1])
         self.reads(session, self.commits[-1])
+        self.counts(session)
         assert session.snapshot.tags == self.tags
 
     @rule(actor=ACTORS)

@@ -72,3 +72,13 @@ def test_last_file_takes_the_object_along(world):
         tx.delete("b")
     collect(world.open(), grace=timedelta(0))
     assert stored(world, packed) == [False]
+
+
+def test_reader_who_never_saw_the_first_commit(world):
+    """A reader who starts from a checkpoint asks for the old data key, which no later commit brings."""
+    maintain(world.open(), force=True)
+    sequence = commit_repack(world.open(), ["b"])
+    session = world.open(forgetful=True)
+    assert session.engine.loaded.tail >= 1
+    assert session.snapshot.get("b").sequence == sequence
+    assert world.files(session) == {"a": b"a", "b": b"b"}
