@@ -215,11 +215,11 @@ def azurite(folder: Path) -> Iterator[AzureServer]:
 def _find_azurite() -> tuple[str, str]:
     """The programs ``node`` and ``azurite-blob``."""
     places = [os.environ.get("SEALEDHEALTH_TEST_AZURITE"), ROOT / ".tox/azurite/node_modules/.bin/azurite-blob"]
-    programs = [str(Path(place).resolve()) for place in places if place and Path(place).exists()]
-    program = next(iter(programs), None) or which("azurite-blob")
+    program = next((str(place) for place in places if place and Path(place).exists()), None) or which("azurite-blob")
     if program is None:
         raise Missing("Azurite is not installed: .ci/azurite/install")
-    node = which("node") or which(str(ROOT / ".tox/node/bin/node"))
+    own = ROOT / ".tox/azurite/node"  # which .ci/azurite/install brings when there is none
+    node = str(own) if own.exists() else which("node")
     if node is None:
         raise Missing("Azurite needs node, which is not installed: .ci/azurite/install")
     return node, str(Path(program).resolve())
