@@ -37,7 +37,8 @@ STREAMED = 24 << 20  #: files larger than this are never held whole
 BATCH = 8 << 20  #: bytes of small files that go together
 BATCH_FILES = 128
 WORKERS = 4
-AHEAD = 3  #: parts of a large file that are fetched before they are needed
+PART = 4 << 20  #: bytes of a large file fetched at once
+AHEAD = 3  #: such parts that are fetched before they are needed
 MEMORY = 56 << 20  #: bytes of files held at once
 PAUSES = (0.5, 1.0, 2.0)  #: seconds before a host that did not answer is asked again
 GIVE_UP = 64  #: files that failed one after the other: the host is down
@@ -325,7 +326,7 @@ class Mover:
             raise
 
     def _parts(self, name: str, size: int) -> Iterator[bytes]:
-        step = self._source.fetch_size
+        step = min(PART, self._source.fetch_size)
         spans = deque((name, lo, min(lo + step, size)) for lo in range(0, size, step))
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="sealedhealth-fetch") as pool:
             jobs: deque[Future[list[bytes]]] = deque()
