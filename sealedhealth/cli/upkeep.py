@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
 from sealedhealth.cli import output
 from sealedhealth.cli.options import DURATION, confirm, open_root, verb
+
+if TYPE_CHECKING:
+    from sealedhealth.session.maintenance import CollectReport
 
 __all__ = ["destroy_command", "gc_command", "maintain_command", "rewrap_command", "rotate_command"]
 
@@ -45,10 +49,12 @@ def maintain_command(profile_name: str | None, url: str, force: bool) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 def gc_command(profile_name: str | None, url: str, grace: timedelta | None, dry_run: bool) -> None:
-    """Delete sealed objects that no kept snapshot needs.
+    """Delete sealed objects that no kept snapshot needs, and repack those that are mostly dead.
 
     An object goes once the commit that dropped it is older than the grace (14 days unless the dataset says otherwise)
-    and no tag keeps it. A grace shorter than the dataset's breaks transactions and readers that are still at work.
+    and no tag keeps it. When less than half of an object that small files share is in use, the rest of it is read,
+    checked and sealed again under the same data key; the object goes after the grace like any other. A grace shorter
+    than the dataset's breaks transactions and readers that are still at work.
 
     Examples
     --------
@@ -64,7 +70,18 @@ def gc_command(profile_name: str | None, url: str, grace: timedelta | None, dry_
     output.emit(
         asdict(report),
         f"{verb_} {report.dropped:,} dropped and {report.orphans:,} unreferenced objects,"
-        f" {output.human_size(report.bytes)}{waiting}{unfinished}.",
+        f" {output.human_size(report.bytes)}{waiting}{unfinished}.{_repacked(report)}",
+    )
+
+
+def _repacked(report: CollectReport) -> str:
+    if not report.repacked and not report.damaged:
+        return ""
+    verb_ = "Would repack" if report.dry_run else "Repacked"
+    damaged = f" {report.damaged:,} could not be: see `sealedhealth verify`." if report.damaged else ""
+    return (
+        f" {verb_} {report.repacked:,} objects that were mostly dead: {output.human_size(report.moved)} moved,"
+        f" {output.human_size(report.dead)} to be deleted after the grace.{damaged}"
     )
 
 

@@ -143,7 +143,7 @@ def test_stream_that_cannot_be_finished(profile):
     host, _ = attempt(new_dataset(profile), change, lambda _: None)
     last = host.log.index("commit")
     host, error = attempt(new_dataset(profile), change, lambda now: StoreError if now == last else None)
-    assert host.log[last:] == ["commit", "discard", "delete"]
+    assert host.log[last:] == ["commit", "discard"]  # the small files were in a pack that was not sealed yet
     assert isinstance(error, StoreError)
 
 

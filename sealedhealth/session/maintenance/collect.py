@@ -15,6 +15,7 @@ from sealedhealth.log.names import change_name, checkpoint_name, object_name
 from sealedhealth.log.roster import Role
 from sealedhealth.session.engine import Engine, Loaded
 from sealedhealth.session.maintenance.changes import bare_change, submit_bare
+from sealedhealth.session.maintenance.repack import repack
 from sealedhealth.session.orphans import Orphans
 from sealedhealth.session.session import Session
 
@@ -34,14 +35,20 @@ class CollectReport:
     unfinished: int  #: files and uploads of writers that died, which were removed; not counted by a dry run
     horizon: int  #: snapshots older than this are incomplete, unless tagged
     dry_run: bool
+    repacked: int = 0  #: mostly dead objects whose files were moved into others; they are dropped, and wait
+    moved: int = 0  #: bytes of the files that were moved
+    dead: int = 0  #: dead bytes in the objects that they were moved from
+    damaged: int = 0  #: objects that were to be repacked and do not open: verify names their files
 
 
 def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool = False) -> CollectReport:
-    """Delete objects that no kept snapshot needs.
+    """Delete objects that no kept snapshot needs, and repack those that are mostly dead.
 
     An object goes once the commit that dropped it is older than *grace* and no tagged
     snapshot holds it; a file that no commit names goes once this machine has seen it
-    unneeded for *grace*. Times are the key service's.
+    unneeded for *grace*. Times are the key service's. Of an object that small files share
+    and of which less than half is in use, the rest is sealed again first (see
+    :mod:`sealedhealth.session.maintenance.repack`); the object itself is dropped by that.
 
     Parameters
     ----------
@@ -62,6 +69,10 @@ def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool =
     if not set(policy.compartments) <= loaded.contents.keys():
         raise AccessDenied("Collecting garbage needs every compartment: others' objects would look unneeded.")
     limit = timedelta(seconds=policy.settings.grace_s) if grace is None else grace
+    moved = repack(session, dry_run=dry_run)
+    loaded = engine.loaded
+    if loaded.contents is None:
+        raise AccessDenied("Only a curator who can read may collect garbage.")
     old = _old_enough(engine, loaded, limit)
     kept = {entry_id for content in loaded.contents.values() for entry_id in _live_ids(content)}
     # By object id alone: a stolen producer can give its own object the id of somebody else's.
@@ -82,7 +93,10 @@ def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool =
         engine.store.delete_many(list(orphans))
         with suppress(SealedHealthError):
             unfinished = engine.store.delete_unfinished(limit)
-    return CollectReport(len(expired), len(orphans), size, waiting, unfinished, horizon, dry_run)
+    return CollectReport(
+        len(expired), len(orphans), size, waiting, unfinished, horizon, dry_run,
+        repacked=moved.objects, moved=moved.bytes, dead=moved.dead, damaged=moved.damaged,
+    )  # fmt: skip
 
 
 def _live_ids(content: ContentState) -> Iterable[bytes]:
