@@ -8,6 +8,7 @@ share a link.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from sealedhealth.errors import (
 from sealedhealth.keys.base import AnchorEntry, DataKey
 from sealedhealth.log.changeset import ChangeSet
 from sealedhealth.log.envelope import ROOT_AUTHOR
-from sealedhealth.log.freshness import check_still_anchored
+from sealedhealth.log.freshness import check_following, check_still_anchored
 from sealedhealth.log.link import LINK_LIMIT, MAX_CHANGES, ChangeRef, CheckpointRef, Link, file_digest
 from sealedhealth.log.names import change_name, link_name
 from sealedhealth.log.paths import parents
@@ -123,13 +124,21 @@ def submit(engine: Engine, request: Request) -> int:
 
 
 def _commit_batch(engine: Engine, batch: Sequence[Request]) -> None:
+    pace = engine.pace
     try:
-        with engine.lock:
-            pending = list(batch)
-            for _ in range(_ATTEMPTS):
+        pending = list(batch)
+        for losses in range(_ATTEMPTS):
+            if pause := pace.pause(batch[0].change.author_id, losses):
+                time.sleep(pause)
+            with engine.lock:
+                begun = time.monotonic()
+                if losses:
+                    engine.follow(pace.rivals)
                 pending = _without_conflicts(engine.loaded, pending)
+                if not pending:
+                    return
                 try:
-                    if not pending or _try_once(engine, pending):
+                    if _try_once(engine, pending):
                         return
                 except AccessDenied:
                     if len(pending) == 1:
@@ -138,12 +147,13 @@ def _commit_batch(engine: Engine, batch: Sequence[Request]) -> None:
                     for request in pending:
                         _commit_batch(engine, [request])
                     return
-                engine.refresh()
-            raise ConflictError(
-                "Other writers were faster every time.",
-                safe="Nothing of this transaction is committed.",
-                next="Try again, and commit larger groups of files at once.",
-            )
+                finally:
+                    pace.tried(time.monotonic() - begun)
+        raise ConflictError(
+            "Other writers were faster every time.",
+            safe="Nothing of this transaction is committed.",
+            next="Try again, and commit larger groups of files at once.",
+        )
     except BaseException as error:
         for request in batch:
             if not request.settled:
@@ -167,7 +177,10 @@ def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
         time_us=microseconds(service.now()),
         checkpoint=next((r.checkpoint for r in pending if r.checkpoint), None) or state.checkpoint,
     )
-    raw = link.pack(engine.sign_as_root if by_root else engine.sign)
+    sign = engine.sign_as_root if by_root else engine.sign
+    moved, raw = engine.log.at_once(lambda: _check_place(engine, loaded), lambda: link.pack(sign))
+    if moved:
+        return False
     if len(raw) > LINK_LIMIT:
         raise SealedHealthError("Too many change sets for one link.")
     files = {r.change.change_id: r.raw for r in pending}
@@ -184,7 +197,6 @@ def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
             safe="Nothing was committed.",
             next="Ask the data controller which role and prefix this author has; if a key was rotated, try again.",
         )
-    _heal(engine, loaded)
     for request in pending:
         request.offered = True
     entry = _anchor(engine, link, raw, pending)
@@ -197,6 +209,7 @@ def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
     steps = engine.log.replay(fresh, [entry], files)
     engine.adopt(fresh, steps, {key: value for r in pending for key, value in r.keys.items()})
     engine.store.put(link_name(link.sequence), raw)
+    engine.healed = link.sequence
     return True
 
 
@@ -231,18 +244,24 @@ def _withdraw(pending: Sequence[Request]) -> None:
         request.offered = False
 
 
-def _heal(engine: Engine, loaded: Loaded) -> None:
-    """Put the previous link on the store again when its author crashed before doing so."""
-    sequence = loaded.state.sequence
-    if sequence < 0 or engine.healed >= sequence:
-        return
-    entry = engine.log.anchor(sequence)
-    check_still_anchored(loaded.state, entry)
-    name = link_name(sequence)
-    copies = engine.store.get_many([name], limit=LINK_LIMIT, missing_ok=True)
-    if entry is not None and copies.get(name) != entry.link:
-        engine.store.put(name, entry.link)
-    engine.healed = sequence
+def _check_place(engine: Engine, loaded: Loaded) -> bool:
+    """Check that the log ends here, on the store as well as by its anchors. True when others moved on meanwhile.
+
+    Puts the previous link on the store again when its author crashed before doing so.
+    """
+    state = loaded.state
+    entry = engine.log.anchor(state.sequence) if state.sequence >= 0 else None
+    if state.sequence >= 0:
+        check_still_anchored(state, entry)
+    previous, following = link_name(max(0, state.sequence)), link_name(state.sequence + 1)
+    copies = engine.store.get_many(
+        [following] if engine.healed >= state.sequence else [previous, following], limit=LINK_LIMIT, missing_ok=True
+    )
+    if entry is not None and engine.healed < state.sequence:
+        if copies.get(previous) != entry.link:
+            engine.store.put(previous, entry.link)
+        engine.healed = state.sequence
+    return check_following(engine.log, state, copies.get(following))
 
 
 def _without_conflicts(loaded: Loaded, pending: Sequence[Request]) -> list[Request]:

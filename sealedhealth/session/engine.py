@@ -33,6 +33,7 @@ from sealedhealth.log.state import LogState
 from sealedhealth.profiles import KeyContext, Profile, connect
 from sealedhealth.session.commit import CommitQueue
 from sealedhealth.session.destroyed import refuse_destroyed
+from sealedhealth.session.pacing import Pace
 from sealedhealth.session.seen import Seen
 from sealedhealth.session.snapshot import Snapshot
 from sealedhealth.session.urls import lookup
@@ -88,6 +89,7 @@ class Engine:
         self.lock = threading.RLock()
         self.seen = Seen(profile.state, dataset_id)
         self.queue = CommitQueue(self)
+        self.pace = Pace()
         self.healed = -1  #: newest link that is known to be on the store
         self._loaded: Loaded | None = None
 
@@ -245,6 +247,16 @@ class Engine:
             self._catch_up()
             return self.loaded
 
+    def follow(self, expected: int) -> None:
+        """Take in the commits that came since, about as many as *expected*.
+
+        Unlike :meth:`refresh` this does not look whether the store is ahead of the anchors: the caller does.
+        """
+        with self.lock:
+            entries = self.log.anchors_from(self.loaded.state.sequence + 1, expected=expected)
+            if entries:
+                self._follow(entries)
+
     def _follow(self, entries: Sequence[AnchorEntry]) -> None:
         """Go on from the current state by the anchors that come next."""
         state = self.loaded.state.copy()
@@ -281,6 +293,7 @@ class Engine:
                 loaded.tail_bytes + _size(steps),
                 loaded.checkpoint_bytes,
             )
+            self.pace.committed(step.link.author_id for step in steps if step.link is not None)
             self.seen.remember(state.sequence, file_digest(steps[-1].entry.link))
             return self._loaded
 

@@ -7,9 +7,10 @@ The short form is 8 producers of 6 transactions; ``--long`` makes it 50.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,7 @@ def world(
     made.close()
 
 
-def test_many_producers_lose_nothing(
-    world: VaultWorld, tmp_path: Path, long_walk: bool, record_property: Callable[[str, object], None]
-) -> None:
+def test_many_producers_lose_nothing(world: VaultWorld, tmp_path: Path, long_walk: bool) -> None:
     """Producers, one of them killed, readers, a curator: everything acknowledged is there, whole, in one history."""
     count = 50 if long_walk else 6
     producers = {
@@ -79,7 +78,8 @@ def test_many_producers_lose_nothing(
         crowd.end()
         acknowledged = crowd.told("token")
         looks = crowd.told("looks")
-    record_property("figures", _figures(acknowledged, seconds))
+    # pytest --log-cli-level=INFO shows it
+    logging.getLogger(__name__).info("%s", _figures(acknowledged, seconds))
 
     assert len(looks) == 2
     session = world.open(reader)
