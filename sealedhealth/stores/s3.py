@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 from sealedhealth.errors import AccessDenied, NotFound, ResidencyViolation, StoreError, Throttled
 from sealedhealth.stores.base import ObjectStore, StoreWriter, Unfinished
-from sealedhealth.stores.errors import UploadGone, is_slow
+from sealedhealth.stores.errors import UploadGone, invalid_url, is_slow
 from sealedhealth.stores.location import Location, endpoint_of
 from sealedhealth.stores.parts import PartsWriter
 from sealedhealth.stores.presets import known_parts
@@ -24,8 +25,13 @@ __all__ = ["S3Store", "s3_options"]
 DELETE_AT_ONCE = 1_000
 #: Attempts to delete what the host could not delete at the moment, and the codes that say so.
 DELETIONS = 4
+#: Half the seconds before the second of them, at most; it doubles with each.
+PAUSE = 0.5
 PASSING = frozenset({"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"})
 CONNECTIONS = 32
+#: Bytes of the longest key, the root's included, and what a dataset's own names need of them.
+LONGEST_NAME, OWN_NAMES = 1024, 128
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # what servers of their own allow, too
 
 
 def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,6 +53,17 @@ class S3Store(ObjectStore):
 
     rereads = 2
     _watched: Any = None  #: the client whose requests are looked at, where the profile restricts them
+
+    def __init__(self, fs: Any, root: str, *, options: Mapping[str, object] | None = None) -> None:
+        super().__init__(fs, root, options=options)
+        bucket, prefix = self._split(self.root)
+        if not (_BUCKET.fullmatch(bucket) or bucket.startswith("arn:")):
+            raise invalid_url(
+                f"{self._scrub(repr(bucket))} cannot be the name of a bucket.",
+                "It has 3 to 63 lower-case letters, digits, full stops and hyphens.",
+            )
+        if len(prefix.encode()) > LONGEST_NAME - OWN_NAMES:
+            raise invalid_url(f"{self.url[:80]}... is too long for S3.", "Choose a shorter place in the bucket.")
 
     @property
     def location(self) -> Location:
@@ -81,7 +98,7 @@ class S3Store(ObjectStore):
                 # The request as a whole succeeded, so the client did not retry what failed in it.
                 if attempt == DELETIONS or not all(code in PASSING or is_slow(code) for code in failed.values()):
                     self._not_deleted(min(failed.values()), len(failed), len(batch))
-                time.sleep(random.random() * 2 ** (attempt - 1))  # noqa: S311 - no secret
+                time.sleep(random.random() * PAUSE * 2**attempt)  # noqa: S311 - no secret
                 batch = list(failed)
 
     def _delete(self, keys: Sequence[str]) -> dict[str, str]:
@@ -130,7 +147,10 @@ class S3Store(ObjectStore):
         _, prefix = self._split(self.root)
         markers: dict[str, str] = {}
         while True:
-            answer = self._call("list_multipart_uploads", Prefix=f"{prefix}/" if prefix else "", **markers)
+            try:
+                answer = self._call("list_multipart_uploads", Prefix=f"{prefix}/" if prefix else "", **markers)
+            except UploadGone:  # how rclone says that the bucket never had one
+                return
             yield from answer.get("Uploads", ())
             if not answer.get("IsTruncated"):
                 return

@@ -91,6 +91,7 @@ class StoreConformance:
         assert store.get_ranges([(NAME, 5, 5)]) == [b""]
         store.delete_many([])
         assert listed(store) == []
+        assert list(store.unfinished()) == []
 
     def test_missing(self, store: ObjectStore) -> None:
         """What is absent raises MissingError, is left out when that is asked for, and does not exist."""

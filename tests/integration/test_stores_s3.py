@@ -15,6 +15,9 @@ MIB = 1 << 20
 NAME = "objects/3f/3f00"
 
 
+KINDS = [pytest.param("moto", marks=pytest.mark.moto), pytest.param("seaweed", marks=pytest.mark.seaweed)]
+
+
 @pytest.fixture
 def store(s3_place):
     """An empty store on each S3 server."""
@@ -155,6 +158,27 @@ def test_a_refused_deletion_is_told(store, monkeypatch):
     monkeypatch.setattr(type(store.fs), "call_s3", lambda *_args, **_options: answer)
     with pytest.raises(AccessDenied, match="AccessDenied"):
         store.delete_many([NAME])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, pytest.param("rclone", marks=pytest.mark.rclone)])
+def test_listings_come_in_pages(make_place, monkeypatch, kind):
+    """A page is asked for when it is needed: the memory for millions of objects is that of one page."""
+    store = make_place(kind).store()
+    store.put_many({f"objects/{n:04x}": b"x" for n in range(25)})
+    genuine = type(store)._call
+
+    def small_pages(self, method, **arguments):
+        return genuine(self, method, **arguments, **({"MaxKeys": 10} if method == "list_objects_v2" else {}))
+
+    monkeypatch.setattr(type(store), "_call", small_pages)
+    with s3_requests() as requests:
+        found = store.list("objects")
+        assert requests == []
+        names = [next(found)[0]]
+        assert len(requests) == 1
+        names += [name for name, _ in found]
+    assert operations(requests) == ["list_objects_v2"] * 3
+    assert names == [f"objects/{n:04x}" for n in range(25)]
 
 
 def test_put_many_is_concurrent(store):

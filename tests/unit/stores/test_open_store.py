@@ -58,6 +58,29 @@ def test_urls_that_are_none(url):
         open_store(url)
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://a/x", "s3://no spaces/x", f"s3://bucket/{'x' * 1000}", f"s3://bucket/{'é' * 500}"]
+)
+def test_names_that_s3_cannot_hold(url):
+    """Told when the store is opened, as a mistake in the URL; not as a host that cannot be reached."""
+    with pytest.raises(InvalidInput, match=r"name of a bucket|too long"):
+        open_store(url, SECRET)
+
+
+@pytest.mark.parametrize(
+    "url,extra", [("az://box/x", "azure"), ("abfss://box/x", "azure"), ("gs://box/x", "gcs"), ("sftp://host/x", "sftp")]
+)
+def test_the_extra_to_install_is_named(monkeypatch, url, extra):
+    """For each kind of host that this package has an extra for."""
+
+    def refuse(*_, **__):
+        raise ImportError("not here", name="client")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    with pytest.raises(InvalidInput, match=rf"pip install 'sealedhealth\[{extra}\]'"):
+        open_store(url, SECRET)
+
+
 def test_options_that_contradict_are_refused():
     """The client's complaint becomes one clear error; no value is shown."""
     with pytest.raises(InvalidInput) as caught:
