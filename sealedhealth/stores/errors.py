@@ -195,7 +195,9 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
         )
     if number == errno.ENOTSUP:
         return StoreError(
-            f"Could not {doing}: {error.args[-1]}", safe=_SAFE, next="Look for a proxy that drops ranges."
+            f"Could not {doing}: the host does not serve ranges of an object.",
+            safe=_SAFE,
+            next="Look for a proxy or gateway in between that drops the Range header.",
         )
     if _is_without_bucket(error) or (writing and is_missing(error)):
         return NotFound(

@@ -18,7 +18,7 @@ __all__ = ["SteadyS3"]
 
 #: An answer that breaks off is asked for so many times.
 READS = 3
-#: Seconds before the second try, at most; it doubles with each.
+#: Half the seconds before the second try, at most; it doubles with each.
 PAUSE = 0.5
 #: Seconds that a request may take with all its retries, and bytes per second that it may take more.
 PATIENCE, SLOWEST = 300, 16 << 10
@@ -138,12 +138,20 @@ def _length(body: Any) -> int:
 
 
 class _Patience:
-    """Retries what botocore would not: a plain 429. Waits as long as the host asks for, within bounds."""
+    """Retries what botocore would not: a plain 429. Waits as long as the host asks for, within bounds.
+
+    And keeps botocore, which asks a host that redirects for the bucket's region, from asking
+    without end when that is redirected, too.
+    """
 
     def __init__(self, client: Any) -> None:
         self._attempts: int = (client.meta.config.retries or {}).get("total_max_attempts", 1)
 
-    def __call__(self, attempts: int, response: Any = None, **_: Any) -> float | None:
+    def __call__(
+        self, attempts: int, response: Any = None, operation: Any = None, request_dict: Any = None, **_: Any
+    ) -> float | None:
+        if operation.name == "HeadBucket":
+            request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
         if response is None or attempts >= self._attempts:
             return None
         answer = response[0]
@@ -151,5 +159,9 @@ class _Patience:
         wait = min(int(asked), LONGEST_WAIT) if asked.isascii() and asked.isdigit() else None
         if answer is None or answer.status_code not in {429, 503} or (answer.status_code == 503 and wait is None):
             return None
-        jitter = random.random()  # noqa: S311 - no secret
-        return jitter * min(2 ** (attempts - 1), LONGEST_WAIT) if wait is None else wait + jitter
+        return _backoff(attempts) + (wait or 0)
+
+
+def _backoff(attempts: int) -> float:
+    """Seconds to wait, as botocore's standard mode has it."""
+    return random.random() * min(2 ** (attempts - 1), LONGEST_WAIT)  # noqa: S311 - no secret
