@@ -16,6 +16,7 @@ from sealedhealth.log.roster import Role
 from sealedhealth.session.engine import Engine, Loaded
 from sealedhealth.session.maintenance.changes import bare_change, submit_bare
 from sealedhealth.session.maintenance.repack import repack
+from sealedhealth.session.maintenance.unused import unused_claims
 from sealedhealth.session.orphans import Orphans
 from sealedhealth.session.session import Session
 
@@ -38,6 +39,7 @@ class CollectReport:
     repacked: int = 0  #: mostly dead objects whose files were moved into others; they are dropped, and wait
     moved: int = 0  #: bytes of the files that were moved
     dead: int = 0  #: dead bytes in the objects that they were moved from
+    unused: int = 0  #: objects that commits claim and no path ever used: announced, so that keyless checks miss none
     damaged: int = 0  #: objects that were to be repacked and do not open: verify names their files
 
 
@@ -78,16 +80,16 @@ def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool =
     # By object id alone: a stolen producer can give its own object the id of somebody else's.
     kept |= {item.object_id for item in _dropped(loaded) if item not in old}
     expired = [item for item in old if item.object_id not in kept]
+    unused = unused_claims(engine, loaded, kept | {item.object_id for item in old})
     waiting, orphans = _orphans(engine, loaded, kept, limit)
     horizon = max([loaded.state.horizon, *(item.dropped for item in expired)])
     size = sum(item.sealed_size for item in expired) + sum(orphans.values())
     unfinished = 0
     if not dry_run:
-        if expired:
+        if expired or unused:
             # Announced before it is done: readers of old snapshots learn why objects are missing.
-            change = bare_change(
-                engine, ChangeKind.COLLECT, collected=[item.object_id for item in expired], horizon=horizon
-            )
+            gone = [*(item.object_id for item in expired), *unused]
+            change = bare_change(engine, ChangeKind.COLLECT, collected=gone, horizon=horizon)
             submit_bare(session, change)
             engine.store.delete_many([object_name(item.object_id) for item in expired])
         engine.store.delete_many(list(orphans))
@@ -96,6 +98,7 @@ def collect(session: Session, *, grace: timedelta | None = None, dry_run: bool =
     return CollectReport(
         len(expired), len(orphans), size, waiting, unfinished, horizon, dry_run,
         repacked=moved.objects, moved=moved.bytes, dead=moved.dead, damaged=moved.damaged,
+        unused=len(unused),
     )  # fmt: skip
 
 
