@@ -12,8 +12,23 @@ the user believes is in force::
     [profiles.chu-lille.store]              # options of the object store's file system
     endpoint_url = "https://s3.example.org"
 
+    [profiles.chu-lille.residency]          # where data may be written, and what is declared of it
+    jurisdiction = "FR"
+    allowed_endpoints = ["s3.example.org"]
+
     [profiles.chu-lille.datasets]           # ids pinned by hand, beside the registry's
     "s3://bucket/cardio-2026" = "8d1c…32 hexadecimal digits"
+
+A host that is known by name needs no address, and its country is known::
+
+    [profiles.move]
+
+    [profiles.move.store]
+    preset = "scaleway"
+    region = "fr-par"
+
+    [profiles.move.residency]
+    allowed_jurisdictions = ["FR"]
 
 A profile whose keys are in a Vault says which one, under whose law it runs, and the only
 hosts that may ever be spoken to; anything else is refused before a byte is sent::
