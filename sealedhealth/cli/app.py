@@ -47,6 +47,7 @@ _VERBS = {
     "rm": "edits",
     "rotate": "upkeep",
     "scan": "scan",
+    "settings": "settings",
     "tag": "datasets",
     "vault": "vault",
     "verify": "datasets",

@@ -11,7 +11,6 @@ import click
 
 from sealedhealth.cli import output
 from sealedhealth.cli.options import (
-    DURATION,
     SNAPSHOT,
     at_option,
     can_ask,
@@ -19,6 +18,7 @@ from sealedhealth.cli.options import (
     open_dataset,
     open_root,
     profile,
+    settings_options,
     verb,
     warn_development,
 )
@@ -42,13 +42,10 @@ __all__ = [
 
 @verb("create")
 @click.argument("url")
-@click.option(
-    "--grace",
-    type=DURATION,
-    metavar="SPAN",
-    help="How long garbage collection keeps what was dropped, such as 14d (the default).",
-)
-def create_command(profile_name: str | None, url: str, grace: timedelta | None) -> None:
+@settings_options
+def create_command(
+    profile_name: str | None, url: str, grace: timedelta | None, pack_below: int | None, pack_size: int | None
+) -> None:
     """Make a new, empty dataset at URL: a store's URL or a local directory.
 
     The keys are made in the keystore of the profile, or in its Vault. The first time, on a terminal, the keystore is
@@ -68,7 +65,7 @@ def create_command(profile_name: str | None, url: str, grace: timedelta | None) 
     if chosen.vault is None and keystore_mode(chosen.keystore) is None and can_ask():
         output.note(f"There is no keystore yet: one is made in {chosen.keystore}.")
         create_keystore(chosen)
-    dataset = Dataset.create(url, profile=chosen, grace=grace)
+    dataset = Dataset.create(url, profile=chosen, grace=grace, pack_below=pack_below, pack_size=pack_size)
     warn_development(dataset)
     if chosen.vault is not None:
         place, next_step = (

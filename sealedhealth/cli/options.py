@@ -34,6 +34,7 @@ __all__ = [
     "open_dataset",
     "open_root",
     "profile",
+    "settings_options",
     "vault_client",
 ]
 
@@ -44,6 +45,10 @@ class _Size(click.ParamType[int]):
     """A number of bytes: ``500000``, ``256M``, ``1GiB`` (1024), ``5GB`` (1000)."""
 
     name = "size"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
+
     _FORM = re.compile(r"(\d{1,15})\s*([KMGT]?)(iB|B)?", re.IGNORECASE)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -55,7 +60,7 @@ class _Size(click.ParamType[int]):
         number, prefix, suffix = match.groups()
         base = 1000 if prefix and (suffix or "").upper() == "B" else 1024
         size = int(number) * base ** " KMGT".index(prefix.upper() or " ")
-        if size == 0:
+        if size == 0 and not self._zero:
             self.fail("a size has to be above zero.", param, ctx)
         return int(size)
 
@@ -140,6 +145,32 @@ def common(command: _Command) -> _Command:
         metavar="NAME",
         help="Profile to use (default: $SEALEDHEALTH_PROFILE, else 'local').",
     )(command)
+
+
+def settings_options(command: _Command) -> _Command:
+    """Decorator: what the data controller decides for a whole dataset."""
+    for option in (
+        click.option(
+            "--pack-size",
+            type=SIZE,
+            metavar="SIZE",
+            help="Most bytes of an object that files share: 1MiB to 64MiB (16MiB unless set).",
+        ),
+        click.option(
+            "--pack-below",
+            type=_Size(zero=True),
+            metavar="SIZE",
+            help="Smaller files share sealed objects: up to 4MiB (256KiB unless set); 0: none does.",
+        ),
+        click.option(
+            "--grace",
+            type=DURATION,
+            metavar="SPAN",
+            help="How long garbage collection keeps what was dropped (14d unless set).",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def at_option(command: _Command) -> _Command:

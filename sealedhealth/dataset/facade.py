@@ -16,7 +16,7 @@ from sealedhealth.dataset.upkeep import Upkeep, parse_id
 from sealedhealth.errors import AccessDenied, InvalidInput, NotFound
 from sealedhealth.log.roster import Settings
 from sealedhealth.profiles import Profile, connect, load_profile
-from sealedhealth.session import Session, create_dataset, find_root, normal_url, refuse_nesting
+from sealedhealth.session import Session, checked_settings, create_dataset, find_root, normal_url, refuse_nesting
 from sealedhealth.session.engine import Engine
 
 if TYPE_CHECKING:
@@ -53,19 +53,36 @@ class Dataset(Upkeep):
     # --- making one -------------------------------------------------------------------
 
     @classmethod
-    def create(cls, url: str, *, profile: str | Profile | None = None, grace: timedelta | None = None) -> Self:
+    def create(
+        cls,
+        url: str,
+        *,
+        profile: str | Profile | None = None,
+        grace: timedelta | None = None,
+        pack_below: int | None = None,
+        pack_size: int | None = None,
+    ) -> Self:
         """Make a new, empty dataset at *url*: a store's URL or a local directory.
 
-        *grace* is how long garbage collection keeps what was dropped (14 days by default).
+        Parameters
+        ----------
+        grace:
+            How long garbage collection keeps what was dropped (14 days by default).
+        pack_below:
+            Files smaller than so many bytes share sealed objects (256 KiB by default); 0: none does.
+        pack_size:
+            Most bytes of such an object (16 MiB by default).
 
         Raises
         ------
+        InvalidInput
+            A setting is out of bounds; nothing was made.
         AlreadyExists
             There is a dataset already.
         AccessDenied
             There is no keystore, or it cannot be opened.
         """
-        settings = None if grace is None else Settings(grace_s=int(grace.total_seconds()))
+        settings = checked_settings(grace=grace, pack_below=pack_below, pack_size=pack_size)
         return cls(create_dataset(_place(url), _profile(profile), settings=settings))
 
     @classmethod
@@ -146,6 +163,12 @@ class Dataset(Upkeep):
     def development(self) -> bool:
         """Whether its keys are in a development keystore, which protects nothing."""
         return connect(self.profile).service.capabilities().development
+
+    @property
+    def settings(self) -> Settings:
+        """What its data controller decided for everybody: the grace, and how small files are packed."""
+        policy = self.session.engine.loaded.state.policy
+        return policy.settings if policy is not None else Settings()
 
     @property
     def snapshot(self) -> Snapshot:

@@ -9,6 +9,7 @@ from sealedhealth.dataset.progress import Bar, bar_for
 from sealedhealth.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from sealedhealth.log.roster import Settings
     from sealedhealth.session import Session
     from sealedhealth.session.maintenance import CheckpointReport, CollectReport, DestroyReport, RewrapReport
     from sealedhealth.session.verify import VerifyReport
@@ -41,6 +42,29 @@ class Upkeep:
         from sealedhealth.session import maintenance
 
         return maintenance.collect(self.session, grace=grace, dry_run=dry_run)
+
+    def change_settings(
+        self, *, grace: timedelta | None = None, pack_below: int | None = None, pack_size: int | None = None
+    ) -> Settings:
+        """Change what is given and say how it is then; see :meth:`Dataset.create` for what each means.
+
+        They hold for what is written and collected from then on.
+
+        Raises
+        ------
+        AccessDenied
+            Only the data controller, who holds the root key, may change them.
+        InvalidInput
+            A value is out of bounds; nothing was changed.
+        """
+        from sealedhealth.session import change_settings, checked_settings
+
+        policy = self.session.engine.refresh().state.policy
+        settings = checked_settings(
+            policy.settings if policy is not None else None, grace=grace, pack_below=pack_below, pack_size=pack_size
+        )
+        change_settings(self.session, settings)
+        return settings
 
     def rotate(self) -> int:
         """Give the key-encryption keys a new version, which wraps every data key from now on; its number."""

@@ -1,6 +1,6 @@
 """Sessions: datasets opened, read, changed and maintained."""
 
-from sealedhealth.session.admin import create_dataset, set_author
+from sealedhealth.session.admin import change_settings, checked_settings, create_dataset, set_author
 from sealedhealth.session.session import CommitInfo, EntryReader, Session
 from sealedhealth.session.snapshot import Snapshot, View
 from sealedhealth.session.transaction import Committed, EntryWriter, Transaction
@@ -15,6 +15,8 @@ __all__ = [
     "Snapshot",
     "Transaction",
     "View",
+    "change_settings",
+    "checked_settings",
     "create_dataset",
     "find_root",
     "normal_url",

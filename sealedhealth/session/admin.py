@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 
-from sealedhealth.errors import AlreadyExists, IntegrityError, InvalidInput, KeyMissing, NotFound
+from sealedhealth.errors import AccessDenied, AlreadyExists, IntegrityError, InvalidInput, KeyMissing, NotFound
 from sealedhealth.keys.base import DatasetRef, Kek, PolicyRef, WrappedKey
 from sealedhealth.keys.keyring import Keyring, SealingKey
 from sealedhealth.log.changeset import ChangeKind, ChangeSet, SectionRef, seal_section
@@ -31,9 +33,14 @@ from sealedhealth.session.urls import normal_url, refuse_nesting
 from sealedhealth.stores import ObjectStore
 from sealedhealth.stores.location import Location
 
-__all__ = ["create_dataset", "set_author"]
+__all__ = ["change_settings", "checked_settings", "create_dataset", "set_author"]
 
 DEFAULT_COMPARTMENT = "default"
+
+# What readers of a policy accept, see log/roster.py.
+MAX_GRACE_S = 100 * 366 * 24 * 3600
+MAX_PACK_BELOW = 4 << 20
+MIN_PACK_SIZE, MAX_PACK_SIZE = 1 << 20, 64 << 20
 
 
 def create_dataset(url: str, profile: Profile, *, settings: Settings | None = None) -> Session:
@@ -192,10 +199,8 @@ def set_author(
     engine.refresh()
     loaded = engine.loaded
     policy = loaded.state.policy
-    contents = session.snapshot.contents or {}
-    if policy is None or loaded.contents is None:
+    if policy is None or not session.snapshot.readable:
         raise NotFound("The dataset has no policy.")
-    contents = loaded.contents
     if prefix:
         prefix = canonical(prefix)
     if not name or not name.isprintable():
@@ -210,15 +215,69 @@ def set_author(
     )
     following = policy.with_author(author)
     if settings is not None:
-        following = Policy(following.version, following.compartments, following.authors, settings)
+        following = replace(following, settings=settings)
+    return _commit_policy(session, following, {author.author_id: AuthorNote(name, prefix)})
+
+
+def change_settings(session: Session, settings: Settings) -> int | None:
+    """Give the dataset other settings; the commit's number, or ``None`` when they are the same.
+
+    They hold for what is written from then on. Only the data controller can: the policy is signed by the root key.
+    """
+    engine = session.engine
+    policy = engine.refresh().state.policy
+    if policy is None:
+        raise NotFound("The dataset has no policy.")
+    if policy.settings == settings:
+        return None
+    return _commit_policy(session, replace(policy, version=policy.version + 1, settings=settings), {})
+
+
+def checked_settings(
+    base: Settings | None = None,
+    *,
+    grace: timedelta | None = None,
+    pack_below: int | None = None,
+    pack_size: int | None = None,
+) -> Settings:
+    """*base* (by default what a new dataset has) with what is given.
+
+    Raises ``InvalidInput`` for a value out of bounds, or for files that would not fit into a pack.
+    """
+    base = base or Settings()
+    settings = replace(
+        base,
+        grace_s=base.grace_s if grace is None else int(grace.total_seconds()),
+        pack_below=base.pack_below if pack_below is None else pack_below,
+        pack_size=base.pack_size if pack_size is None else pack_size,
+    )
+    bounds = {
+        "grace": (settings.grace_s, 0, MAX_GRACE_S, "0 to 36,600 days"),
+        "pack_below": (settings.pack_below, 0, MAX_PACK_BELOW, "0 (never) to 4 MiB"),
+        "pack_size": (settings.pack_size, MIN_PACK_SIZE, MAX_PACK_SIZE, "1 MiB to 64 MiB"),
+    }
+    for name, (value, least, most, range_) in bounds.items():
+        if not least <= value <= most:
+            raise InvalidInput(f"{name} has to be from {range_}.", safe="Nothing was changed.")
+    if settings.pack_below > settings.pack_size:
+        raise InvalidInput("pack_below has to be at most pack_size: files have to fit.", safe="Nothing was changed.")
+    return settings
+
+
+def _commit_policy(session: Session, following: Policy, notes: Mapping[bytes, AuthorNote]) -> int:
+    """Commit the next version of the policy, with *notes* added to those on authors, and record it."""
+    engine = session.engine
+    loaded = engine.loaded
+    if loaded.contents is None:
+        raise AccessDenied("Changing the policy needs an identity that can read: it seals the names of authors anew.")
     change, raw = _policy_change(
         engine.context,
         engine.keyring,
         engine.root_name,
         engine.dataset_id,
         following,
-        {key: content.name for key, content in contents.items()},
-        {key: {**content.notes, author.author_id: AuthorNote(name, prefix)} for key, content in contents.items()},
+        {key: content.name for key, content in loaded.contents.items()},
+        {key: {**content.notes, **notes} for key, content in loaded.contents.items()},
         engine.location,
     )
     # The last checkpoint may be by a curator who is about to leave, and then counts no more: the policy's own commit
