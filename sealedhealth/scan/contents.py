@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 from sealedhealth.scan.canaries import Hit, Needles
@@ -146,6 +147,7 @@ def zstd_opener() -> Callable[[], _Library] | None:
 _Opener = Callable[[set[str]], _Library]
 
 
+@cache
 def _openers() -> dict[str, tuple[re.Pattern[bytes], _Opener]]:
     """By kind: what it begins with, and what opens it."""
     openers: dict[str, tuple[re.Pattern[bytes], _Opener]] = {
