@@ -1,5 +1,6 @@
 """Whoever can set an environment variable, name a bucket or mistype a URL does not move writes out of the profile."""
 
+import ast
 import hashlib
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from datasets import write_profile
 from servers import REGION
 
+import sealedhealth
+from sealedhealth.cli import app
 from sealedhealth.dataset import Dataset
 from sealedhealth.errors import InvalidInput, ResidencyViolation
 from sealedhealth.profiles import connect, create_keystore, disconnect, load_profile
@@ -187,6 +190,30 @@ class TestDataset:
         assert Dataset.open(here.url, profile=dataset.profile).fs.cat_file("a/one") == b"first"
 
 
+class TestMoving:
+    """A profile's list binds the destination of a copy; from where it is read is free."""
+
+    def test_a_copy_is_not_made_abroad(self, here, profile, tmp_path, capsys):
+        """The destination is refused before one file is there."""
+        found = profile('allowed_endpoints = ["file://"]')
+        source = create_dataset(str(tmp_path / "home"), found)
+        assert app.run(["replicate", str(tmp_path / "home"), here.url, "--id", source.dataset_id.hex()]) == 4
+        assert "not in allowed_endpoints" in capsys.readouterr().err
+        assert held(here) == {}
+
+    def test_a_dataset_can_be_brought_home(self, here, profile, tmp_path):
+        """What lies where the profile would not write is copied to where it may."""
+        source = create_dataset(here.url, profile('jurisdiction = "FR"'))
+        Dataset.open(here.url).fs.pipe_file("a/one", b"first")
+        before = held(here)
+        found = profile('allowed_endpoints = ["file://"]')
+        home = tmp_path / "home"
+        assert app.run(["replicate", here.url, str(home), "--id", source.dataset_id.hex()]) == 0
+        assert app.run(["register", source.dataset_id.hex(), str(home)]) == 0
+        assert Dataset.open(str(home), profile=found).fs.cat_file("a/one") == b"first"
+        assert held(here) == before
+
+
 class TestStores:
     """No kind of store has a way around."""
 
@@ -254,6 +281,19 @@ class TestStores:
         found = replace(found, preset=preset("scaleway", "fr-par"))
         with pytest.raises(InvalidInput, match=r"scaleway, which is no host of az:// URLs"):
             found.open_store("az://container/dataset")
+
+
+def test_only_profiles_open_stores():
+    """No part of the package reaches a store around the profile, and thereby around its lists."""
+    source = Path(sealedhealth.__file__).parent
+    opening = {
+        str(path.relative_to(source))
+        for path in source.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sealedhealth.stores")
+        and "open_store" in {name.name for name in node.names}
+    }  # fmt: skip
+    assert opening == {"profiles/profile.py"}
 
 
 def test_connecting_is_untouched(profile):
