@@ -40,6 +40,8 @@ class S3Server:
     key: str
     secret: str
     pid: int
+    #: Key and secret of an identity that may read and list only, where the server has one.
+    reader: tuple[str, str] = ("", "")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -150,8 +152,14 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
         "credentials": [{"accessKey": key, "secretKey": secret}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
+    reader = ("seaweed-reader-key", "seaweed-reader-secret")
+    restricted = {
+        "name": "reader",
+        "credentials": [{"accessKey": reader[0], "secretKey": reader[1]}],
+        "actions": ["Read", "List"],
+    }
     config = folder / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
+    config.write_text(json.dumps({"identities": [identity, restricted]}))
     command = [weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", "-filer", "-s3"]
     for index, name in enumerate(names):
         command += [f"-{name}.port={ports[2 * index]}", f"-{name}.port.grpc={ports[2 * index + 1]}"]
@@ -169,7 +177,7 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
     url = f"http://127.0.0.1:{ports[6]}"
     with _running(command, folder) as process:
         _wait_until_up(url, process, folder)
-        yield S3Server("seaweed", url, key, secret, process.pid)
+        yield S3Server("seaweed", url, key, secret, process.pid, reader)
 
 
 @contextlib.contextmanager
