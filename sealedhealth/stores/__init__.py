@@ -72,7 +72,7 @@ def open_store(
     if rule is not None:
         made_with["skip_instance_cache"] = True  # its client is watched: it must not be that of a store without a rule
     # A listing from a cache could hide what another process has written.
-    if protocol not in {"file", "local", "memory"}:
+    if protocol not in {"file", "local", "memory", "sftp", "ssh"}:
         made_with.setdefault("use_listings_cache", False)
     try:
         if protocol in {"s3", "s3a"} and "::" not in url:
