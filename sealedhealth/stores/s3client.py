@@ -59,7 +59,14 @@ class SteadyS3(S3FileSystem):
 
     async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
         async with asyncio.timeout(PATIENCE + _length(kwargs.get("Body")) / SLOWEST):
-            return await super()._call_s3(method, *akwarglist, **kwargs)
+            for attempt in range(1, READS + 1):
+                try:
+                    return await super()._call_s3(method, *akwarglist, **kwargs)
+                except ClientError:  # of aiohttp: an error answer that broke off, which botocore does not retry
+                    if attempt == READS:
+                        raise
+                await _pause(attempt)
+        raise AssertionError
 
     call_s3 = sync_wrapper(_call_s3)
 
@@ -81,8 +88,12 @@ class SteadyS3(S3FileSystem):
                 except _BROKEN:
                     if attempt == READS:
                         raise
-                await asyncio.sleep(random.random() * PAUSE * 2**attempt)  # noqa: S311 - no secret
+                await _pause(attempt)
         raise AssertionError
+
+
+async def _pause(attempt: int) -> None:
+    await asyncio.sleep(random.random() * PAUSE * 2**attempt)  # noqa: S311 - no secret
 
 
 async def _read(answer: Mapping[str, Any], start: int, length: int) -> bytes:
@@ -164,4 +175,4 @@ class _Patience:
 
 def _backoff(attempts: int) -> float:
     """Seconds to wait, as botocore's standard mode has it."""
-    return random.random() * min(2 ** (attempts - 1), LONGEST_WAIT)  # noqa: S311 - no secret
+    return random.random() * min(2.0 ** (attempts - 1), LONGEST_WAIT)  # noqa: S311 - no secret

@@ -188,6 +188,13 @@ def test_a_range_that_breaks_off(store, s3_proxy):
     assert s3_proxy.count() == 3
 
 
+def test_an_error_that_breaks_off(store, s3_proxy):
+    """That an object is absent is heard from the next answer."""
+    s3_proxy.when("GetObject", cut, times=2)
+    assert not store.exists("objects/aa/absent")
+    assert s3_proxy.count() == 3
+
+
 def test_a_range_that_is_short(store, s3_proxy):
     """An answer that ends early and says nothing of it is asked for twice more, then it is truncated."""
     s3_proxy.when("GetObject .*large", shorter, times=2)
