@@ -39,6 +39,7 @@ def profile_command() -> None:
 @click.option("--keystore", metavar="DIR", help="Directory of the keystore (default: in SEALEDHEALTH_HOME).")
 @click.option("--author", metavar="KEY", help="Name of the signing key in the keystore (default: author).")
 @click.option("--passphrase-file", metavar="FILE", help="File that holds the keystore's passphrase.")
+@click.option("--prefix", metavar="PATH", help="Directory of a dataset that this identity puts its files under.")
 @click.option("--store", "store", metavar="KEY=VALUE", multiple=True, help="Option of the store; may be repeated.")
 @click.option("--preset", metavar="HOST", help="Host that is known by name: ovhcloud, scaleway.")
 @click.option("--region", metavar="REGION", help="Region of that host; `profile presets` lists them.")
@@ -52,6 +53,7 @@ def _init(
     keystore: str | None,
     author: str | None,
     passphrase_file: str | None,
+    prefix: str | None,
     store: tuple[str, ...],
     preset: str | None,
     region: str | None,
@@ -75,7 +77,8 @@ def _init(
 
     path = config_path()
     lines = [f"[profiles.{_toml(name)}]"]
-    for key, value in (("keystore", keystore), ("author", author), ("passphrase_file", passphrase_file)):
+    places = (("keystore", keystore), ("author", author), ("passphrase_file", passphrase_file), ("prefix", prefix))
+    for key, value in places:
         if value is not None:
             lines.append(f"{key} = {_toml(value)}")
     words = [f"{key} = {_toml(value)}" for key, value in (("preset", preset), ("region", region)) if value is not None]
@@ -208,6 +211,7 @@ def _document(found: Any) -> dict[str, Any]:
             "role": found.vault.role,
             "state": str(found.state),
             "author": found.author,
+            "prefix": found.prefix or None,
             **_stores(found),
             "datasets": dict(found.dataset_ids),
         }
@@ -221,6 +225,7 @@ def _document(found: Any) -> dict[str, Any]:
         "state": str(found.state),
         "author": found.author,
         "passphrase_file": str(found.passphrase_file) if found.passphrase_file else None,
+        "prefix": found.prefix or None,
         **_stores(found),
         "datasets": dict(found.dataset_ids),
     }

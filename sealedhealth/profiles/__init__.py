@@ -8,6 +8,7 @@ the user believes is in force::
     keystore = "~/keys/chu-lille"           # default: <home>/keystore
     author = "author"                       # name of the signing key
     passphrase_file = "/run/secrets/phrase" # default: ask on the terminal
+    prefix = "lille"                        # puts nothing elsewhere in a dataset (default: no limit)
 
     [profiles.chu-lille.store]              # options of the object store's file system
     endpoint_url = "https://s3.example.org"

@@ -49,6 +49,9 @@ class Profile:
         The host that the profile names, if it is one that is known by name.
     residency:
         Where data may be written, and what the profile declares about its places.
+    prefix:
+        The directory of a dataset that this identity puts its files under; empty for any. Whoever may not read cannot
+        see which prefix the roster gives it, and would put elsewhere without effect.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Profile:
     vault: VaultTable | None = None
     preset: Preset | None = None
     residency: Residency = field(default_factory=Residency)
+    prefix: str = ""
 
     def open_store(self, url: str) -> ObjectStore:
         """The store at *url* with the options of this profile, bound by its residency. No request is made.

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sealedhealth.errors import InvalidInput
+from sealedhealth.errors import InvalidInput, InvalidPath
+from sealedhealth.log.paths import canonical
 from sealedhealth.profiles.places import config_path, home, path_of
 from sealedhealth.profiles.profile import Profile
 from sealedhealth.profiles.tables import read_stores, refuse_unknown
@@ -23,7 +24,7 @@ DEFAULT_PROFILE = "local"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DATASET_ID = re.compile(r"[0-9a-f]{32}")
-_TEXT_KEYS = ("keys", "keystore", "author", "state", "passphrase_file")
+_TEXT_KEYS = ("keys", "keystore", "author", "state", "passphrase_file", "prefix")
 _TABLE_KEYS = ("store", "datasets", "vault", "residency")
 _KEY_SERVICES = ("local", "vault")
 _KEYSTORE_KEYS = ("keystore", "passphrase_file")  # of the local key service only
@@ -105,6 +106,7 @@ def _check(name: str, table: Mapping[str, Any], path: Path) -> None:
         if not isinstance(table.get(key, {}), dict):
             raise InvalidInput(f"'{key}' in {where} of {path} has to be a table: [profiles.{name}.{key}].")
     read_stores(name, table, path)
+    _check_prefix(table, where, path)
     if table.get("keys", "local") not in _KEY_SERVICES:
         raise InvalidInput(
             f"keys = {table['keys']!r} in {where} of {path} is not a key service of this release.",
@@ -121,6 +123,20 @@ def _check(name: str, table: Mapping[str, Any], path: Path) -> None:
     for url, dataset_id in table.get("datasets", {}).items():
         if not isinstance(dataset_id, str) or not _DATASET_ID.fullmatch(dataset_id):
             raise InvalidInput(f"The id of {url!r} in {where} of {path} is not 32 lower-case hexadecimal digits.")
+
+
+def _check_prefix(table: Mapping[str, Any], where: str, path: Path) -> None:
+    if "prefix" not in table:
+        return
+    try:
+        same = canonical(table["prefix"]) == table["prefix"]
+    except InvalidPath:
+        same = False
+    if not same:
+        raise InvalidInput(
+            f"prefix = {table['prefix']!r} in {where} of {path} is no directory of a dataset.",
+            next="Write it without '/' at the ends, such as hospital/lille.",
+        )
 
 
 def _profile(name: str, table: Mapping[str, Any]) -> Profile:
@@ -141,6 +157,7 @@ def _profile(name: str, table: Mapping[str, Any]) -> Profile:
         store=stores.options,
         preset=stores.preset,
         residency=stores.residency,
+        prefix=table.get("prefix", ""),
         dataset_ids={url.rstrip("/"): dataset_id for url, dataset_id in table.get("datasets", {}).items()},
         passphrase_file=place("passphrase_file"),
         vault=_vault(name, table["vault"]) if "vault" in table else None,

@@ -241,6 +241,7 @@ class Transaction:
         path = canonical(path, new=True)
         with self._lock:
             self._check_open()
+            self._check_declared_prefix(path)
             if self.base is None and not exclusive:
                 return path
             self._check_prefix(path)
@@ -257,6 +258,16 @@ class Transaction:
                     raise InvalidInput(f"{parent!r} is a file: nothing can lie under it.")
             self._no_files.update(parents(path)[:1])
         return path
+
+    def _check_declared_prefix(self, path: str) -> None:
+        """What the profile says of this identity's place: all that can be known of it without the right to read."""
+        place = self._engine.profile.prefix
+        if not is_under(path, place):
+            raise AccessDenied(
+                f"This identity may not put {path!r}: by its profile, its place is '{place}/'.",
+                safe="Nothing was changed.",
+                next="Put it under that directory, or correct 'prefix' in the profile.",
+            )
 
     def _check_prefix(self, path: str) -> None:
         """Say at once what readers would refuse after the commit."""

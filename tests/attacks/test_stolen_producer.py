@@ -563,6 +563,24 @@ def test_encrypt_only_producer_adds_and_opens_nothing(world):
         again.engine.unwrap(list(again.engine.loaded.state.live_keys()))
 
 
+def test_encrypt_only_producer_is_told_by_its_profile_that_a_path_is_not_its_own(world):
+    """It cannot read its prefix; the one in its profile stops a put that would be committed and have no effect."""
+    profile = world.join("hospital", Role.PRODUCER, prefix="hospital", encrypt_only=True)
+    before = world.files()
+    profile = replace(profile, prefix="hospital")
+    tx = world.open(profile).begin()
+    for path in ("shared/x", "hospitals/x", "x"):
+        with pytest.raises(AccessDenied, match=r"its place is 'hospital/'"):
+            tx.put_bytes(path, b"x")
+        with pytest.raises(AccessDenied):
+            tx.put_many({path: b"x"})
+        with pytest.raises(AccessDenied):
+            tx.writer(path)
+    tx.put_bytes("hospital/x", b"x")
+    tx.commit()
+    assert world.files() == {**before, "hospital/x": b"x"}
+
+
 def test_encrypt_only_producer_cannot_do_more(world):
     """Nor does it delete, move, tag, collect, checkpoint or rewrap through its client."""
     from sealedhealth.session.maintenance import rewrap
