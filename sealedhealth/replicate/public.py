@@ -27,7 +27,7 @@ from sealedhealth.log.state import Accepted, LogState, Refusal, VoidLink
 from sealedhealth.replicate.claims import Claim, Claims
 from sealedhealth.stores import ObjectStore
 
-__all__ = ["Expected", "Files", "Problem", "PublicLog", "PublicStep", "no_dataset"]
+__all__ = ["Expected", "Files", "Problem", "PublicLog", "PublicStep", "is_unfinished", "no_dataset"]
 
 _WINDOW = 256  #: copies of links fetched at once
 _AHEAD = 8  #: numbers looked for after the last one listed: a listing may lag behind
@@ -148,7 +148,9 @@ class PublicLog:
         Raises
         ------
         NotFound
-            There is no dataset here, or a copy of one that is not finished.
+            There is no dataset here.
+        MissingError
+            There is a dataset without its descriptor: a copy that is not finished.
         DatasetMismatch
             Another dataset is here.
         TamperedError, MalformedError, UnsupportedFormat
@@ -538,15 +540,20 @@ def fetch(store: ObjectStore, names: Sequence[str], limit: int) -> dict[str, byt
     return {**fetch(store, names[:middle], limit), **fetch(store, names[middle:], limit)}
 
 
-def no_dataset(store: ObjectStore) -> NotFound:
+def is_unfinished(store: ObjectStore) -> bool:
+    """Whether a place without a descriptor holds files of a dataset all the same: a copy that is not finished."""
+    places = (".sealedhealth/changes", ".sealedhealth/log", "objects")
+    return any(next(iter(store.list(place)), None) is not None for place in places)
+
+
+def no_dataset(store: ObjectStore) -> NotFound | MissingError:
     """The error for a place without a descriptor: says whether a copy is under way there."""
-    for place in (".sealedhealth/changes", ".sealedhealth/log", "objects"):
-        if next(iter(store.list(place)), None) is not None:
-            return NotFound(
-                f"{store.url} holds files of a dataset and no descriptor (.sealedhealth/dataset): a copy is under way"
-                " or was interrupted.",
-                safe="Nothing was read from it; the place it is copied from is untouched.",
-                next="Run `sealedhealth replicate` again: it goes on where it stopped. If nobody copies, the descriptor"
-                " was deleted: restore it from another copy.",
-            )
+    if is_unfinished(store):
+        return MissingError(
+            f"{store.url} holds files of a dataset and no descriptor ({DESCRIPTOR_NAME}): a copy is under way or was"
+            " interrupted.",
+            safe="Nothing was read from it; the place it is copied from is untouched.",
+            next="Run `sealedhealth replicate` again: it goes on where it stopped. If nobody copies, the descriptor was"
+            " deleted: restore it from another copy.",
+        )
     return NotFound(f"There is no dataset at {store.url}.", next="Check the URL and the store's options.")

@@ -31,6 +31,7 @@ from sealedhealth.log.replay import Log, LogStep
 from sealedhealth.log.roster import Author, Policy
 from sealedhealth.log.state import LogState
 from sealedhealth.profiles import KeyContext, Profile, connect
+from sealedhealth.replicate.public import is_unfinished, no_dataset
 from sealedhealth.session.commit import CommitQueue
 from sealedhealth.session.destroyed import refuse_destroyed
 from sealedhealth.session.pacing import Pace
@@ -105,6 +106,8 @@ class Engine:
             The dataset was destroyed.
         DatasetMismatch
             The store holds another dataset.
+        MissingError
+            Nothing is there, or a copy to that place is not finished.
         """
         context = connect(profile)
         with _engines_lock:
@@ -121,6 +124,8 @@ class Engine:
             try:
                 engine = cls(url, profile, context, store, dataset_id)
             except MissingError:
+                if is_unfinished(store):
+                    raise no_dataset(store) from None
                 raise MissingError(
                     f"The key service knows the dataset {dataset_id.hex()} at {url}, but nothing is there.",
                     safe="The keys are untouched.",
@@ -295,6 +300,7 @@ class Engine:
             )
             self.pace.committed(step.link.author_id for step in steps if step.link is not None)
             self.seen.remember(state.sequence, file_digest(steps[-1].entry.link))
+            self.queue.recognise(steps)
             return self._loaded
 
     def _open_newest(self) -> Loaded:

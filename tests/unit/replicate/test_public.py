@@ -5,7 +5,7 @@ import shutil
 import pytest
 from adversary import World
 
-from sealedhealth.errors import DatasetMismatch, NotFound
+from sealedhealth.errors import DatasetMismatch, MissingError, NotFound
 from sealedhealth.log.link import Link, file_digest
 from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, link_name
 from sealedhealth.replicate import PublicLog
@@ -77,7 +77,7 @@ def test_no_dataset(tmp_path):
 def test_no_descriptor(world):
     """A copy that is not finished has no descriptor: the error says so."""
     (world.host / DESCRIPTOR_NAME).unlink()
-    with pytest.raises(NotFound, match="a copy is under way"):
+    with pytest.raises(MissingError, match="a copy is under way"):
         read(world)
 
 
