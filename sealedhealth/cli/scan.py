@@ -137,8 +137,8 @@ def _show(report: ScanReport, *, everything: bool) -> None:
     for one in report.datasets:
         if one.dataset and not one.known:
             output.warn(
-                f"{one.root or report.url}: that dataset {one.dataset} belongs here is what the store says. "
-                "Give its id with --id, or a profile that knows it."
+                f"only the store says that {output.safe(one.root or report.url)} is dataset {one.dataset}: "
+                "give its id with --id, or a profile that knows it"
             )
 
 

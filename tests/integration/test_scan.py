@@ -236,7 +236,7 @@ class TestCommand:
         assert run(["scan", "host/cardio", "--id", host.id]) == 0
         assert not capsys.readouterr().err
         assert run(["scan", "host/cardio"]) == 0
-        assert "what the store says" in capsys.readouterr().err
+        assert "only the store says" in capsys.readouterr().err
         assert run(["scan", "host/cardio", "--id", "0" * 32]) == 5
         assert "other dataset" in capsys.readouterr().out
 
