@@ -95,6 +95,13 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.
 
 
 @pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.SftpServer]:
+    """An SFTP server, one per worker."""
+    with servers.sftp(tmp_path_factory.mktemp("sftp")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.AzureServer]:
     """Azurite with an empty container, one per worker."""
     try:
@@ -118,7 +125,7 @@ MakePlace = Callable[[str], Place]
 
 @pytest.fixture
 def make_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MakePlace:
-    """Make an empty place on a host of a kind: memory, local, moto, seaweed, rclone or azurite."""
+    """Make an empty place on a host of a kind: memory, local, moto, seaweed, rclone, azurite or sftp."""
 
     def make(kind: str) -> Place:
         unique = uuid.uuid4().hex
@@ -126,7 +133,9 @@ def make_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             return Place(kind, f"memory://{unique}/dataset")
         if kind == "local":
             return Place(kind, str(tmp_path_factory.mktemp("host") / "dataset"))
-        server: servers.S3Server | servers.AzureServer = request.getfixturevalue(f"{kind}_server")
+        server: Any = request.getfixturevalue(f"{kind}_server")
+        if kind == "sftp":
+            return Place(kind, f"sftp://127.0.0.1/{unique}/dataset", server.options)
         protocol = "az" if kind == "azurite" else "s3"
         return Place(kind, f"{protocol}://{BUCKET}/{unique}/dataset", server.options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -10,6 +11,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -196,6 +198,88 @@ def rclone(folder: Path) -> Iterator[S3Server]:
     with _running(command, folder, {"RCLONE_CONFIG": str(folder / "rclone.conf")}) as process:
         _wait_until_up(url, process, folder)
         yield S3Server("rclone", url, key, secret, process.pid)
+
+
+@dataclass(frozen=True)
+class SftpServer:
+    """An SFTP server and how to reach it."""
+
+    port: int
+    known_hosts: Path
+    key_file: Path
+    password: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options for the store: with the key, not with the password, as no profile may hold one."""
+        return {
+            "port": self.port,
+            "username": "hospital",
+            "key_filename": str(self.key_file),
+            "known_hosts": str(self.known_hosts),
+            "allow_agent": False,
+            "look_for_keys": False,
+        }
+
+
+@contextlib.contextmanager
+def sftp(folder: Path) -> Iterator[SftpServer]:
+    """The SFTP server of asyncssh on a directory, in a thread of this process."""
+    import asyncssh
+
+    password = secrets.token_hex(8)
+    host_key, client_key = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ssh-ed25519")
+    (folder / "data").mkdir(parents=True)
+
+    connections = []
+
+    class Server(asyncssh.SSHServer):
+        def connection_made(self, connection: Any) -> None:
+            connections.append(connection)
+
+        def begin_auth(self, username: str) -> bool:
+            return True
+
+        def public_key_auth_supported(self) -> bool:
+            return True
+
+        def validate_public_key(self, username: str, key: Any) -> bool:
+            return bool(key == client_key.convert_to_public())
+
+        def password_auth_supported(self) -> bool:
+            return True
+
+        def validate_password(self, username: str, given: str) -> bool:
+            return given == password
+
+    def serve(channel: Any) -> Any:
+        return asyncssh.SFTPServer(channel, chroot=str(folder / "data").encode())
+
+    async def start() -> Any:
+        return await asyncssh.create_server(Server, "127.0.0.1", 0, server_host_keys=[host_key], sftp_factory=serve)
+
+    async def stop() -> None:
+        server.close()
+        for connection in connections:
+            connection.abort()
+        await asyncio.gather(*(connection.wait_closed() for connection in connections), server.wait_closed())
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result(START_SECONDS)
+    port = server.sockets[0].getsockname()[1]
+    known = folder / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{port} {host_key.export_public_key().decode()}")
+    key_file = folder / "client_key"
+    client_key.write_private_key(str(key_file))
+    try:
+        yield SftpServer(port, known, key_file, password)
+    finally:
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,11 @@ def open_store(
             from sealedhealth.stores.s3client import SteadyS3
 
             fs, root = SteadyS3(**made_with), SteadyS3._strip_protocol(url)
+        elif protocol in {"sftp", "ssh"} and "::" not in url:
+            from sealedhealth.stores.sftp import SftpFiles
+
+            made_with = SftpFiles._get_kwargs_from_urls(url) | made_with
+            fs, root = SftpFiles(**made_with), SftpFiles._strip_protocol(url)
         else:
             fs, root = url_to_fs(url, **made_with)
     except ImportError as error:
@@ -115,4 +120,8 @@ def _store_class(fs: Any, protocol: str) -> type[ObjectStore]:
         from sealedhealth.stores.azure import AzureStore
 
         return AzureStore
+    if protocol in {"sftp", "ssh"}:
+        from sealedhealth.stores.sftp import SftpStore
+
+        return SftpStore
     return ObjectStore
