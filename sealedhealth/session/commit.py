@@ -32,6 +32,7 @@ from sealedhealth.log.strict import microseconds
 from sealedhealth.session.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from sealedhealth.log.replay import LogStep
     from sealedhealth.session.engine import Engine, Loaded
 
 __all__ = ["CommitQueue", "Request", "submit"]
@@ -75,6 +76,7 @@ class CommitQueue:
         self._waiting: list[Request] = []
         self._mutex = threading.Lock()
         self._turn = threading.Lock()  # whoever holds it commits for everybody who waits
+        self._open: dict[bytes, Request] = {}  # reported as failed, although they may be a part of the log, by change
 
     def commit(self, request: Request) -> int:
         """Commit and return the sequence number.
@@ -98,10 +100,24 @@ class CommitQueue:
             with self._mutex:  # whoever was interrupted while waiting must not be committed by the next one
                 self._waiting = [r for r in self._waiting if r is not request]
         if request.error is not None:
+            if request.offered:
+                self._open[request.change.change_id] = request
             raise request.error
         if request.sequence is None:
             raise SealedHealthError("A commit was neither made nor refused.")
         return request.sequence
+
+    def recognise(self, steps: Sequence[LogStep]) -> None:
+        """Note which commits that were reported as failed turn out to be in the log."""
+        for link in (step.link for step in steps):
+            if self._open and isinstance(link, Link):
+                for ref in link.changes:
+                    if ref.change_id in self._open:
+                        self._open[ref.change_id].sequence = link.sequence
+
+    def came_true(self) -> list[Request]:
+        """Own commits that were reported as failed and are in the log all the same."""
+        return [request for request in [*self._open.values()] if request.sequence is not None]
 
     def _batch_with(self, request: Request) -> list[Request]:
         """Take *request* and those of the same author that wait, too."""
@@ -134,7 +150,7 @@ def _commit_batch(engine: Engine, batch: Sequence[Request]) -> None:
                 begun = time.monotonic()
                 if losses:
                     engine.follow(pace.rivals)
-                pending = _without_conflicts(engine.loaded, pending)
+                pending = _without_conflicts(engine.loaded, pending, engine.queue.came_true())
                 if not pending:
                     return
                 try:
@@ -264,7 +280,7 @@ def _check_place(engine: Engine, loaded: Loaded) -> bool:
     return check_following(engine.log, state, copies.get(following))
 
 
-def _without_conflicts(loaded: Loaded, pending: Sequence[Request]) -> list[Request]:
+def _without_conflicts(loaded: Loaded, pending: Sequence[Request], own: Sequence[Request]) -> list[Request]:
     """The requests that may go on; the others get their ConflictError."""
     going: list[Request] = []
     taken: set[str] = set()
@@ -273,7 +289,7 @@ def _without_conflicts(loaded: Loaded, pending: Sequence[Request]) -> list[Reque
     current = loaded.snapshot()
     for request in pending:
         above = {parent for path in request.puts for parent in parents(path)}
-        error = _conflict(request, current, taken, sorted((above & files) | (directories & {*request.puts})))
+        error = _conflict(request, current, taken, sorted((above & files) | (directories & {*request.puts})), own)
         if error is None:
             going.append(request)
             taken |= request.touched
@@ -284,13 +300,15 @@ def _without_conflicts(loaded: Loaded, pending: Sequence[Request]) -> list[Reque
     return going
 
 
-def _conflict(request: Request, current: Snapshot, taken: set[str], clashes: list[str]) -> ConflictError | None:
+def _conflict(
+    request: Request, current: Snapshot, taken: set[str], clashes: list[str], own: Sequence[Request]
+) -> ConflictError | None:
     base = request.base
     if base is None or base.contents is None or current.contents is None:
         return None
     changed = next(iter(sorted(request.touched & taken)), None)
     if changed is None and base.sequence != current.sequence:
-        changed = _changed_since(base, current, request.touched)
+        changed = _changed_since(base, current, request.touched, own)
     if changed is not None:
         return ConflictError(
             f"Somebody else changed {changed!r} since this change began (commit {base.sequence}).",
@@ -308,10 +326,13 @@ def _conflict(request: Request, current: Snapshot, taken: set[str], clashes: lis
     return None
 
 
-def _changed_since(base: Snapshot, current: Snapshot, touched: frozenset[str]) -> str | None:
-    """A touched path whose content is not the one it had."""
+def _changed_since(base: Snapshot, current: Snapshot, touched: frozenset[str], own: Sequence[Request]) -> str | None:
+    """A touched path whose content is not the one it had, unless it is by this session's *own* hand."""
     for path in sorted(touched):
         before, after = base.get(path), current.get(path)
-        if (before and before.content) != (after and after.content):
+        if (before and before.content) == (after and after.content):
+            continue
+        # The writer was told that these may have failed, and makes the change again: no reason to refuse it.
+        if not any(path in earlier.deletes if after is None else after.sequence == earlier.sequence for earlier in own):
             return path
     return None

@@ -300,6 +300,7 @@ class Engine:
             )
             self.pace.committed(step.link.author_id for step in steps if step.link is not None)
             self.seen.remember(state.sequence, file_digest(steps[-1].entry.link))
+            self.queue.recognise(steps)
             return self._loaded
 
     def _open_newest(self) -> Loaded:
