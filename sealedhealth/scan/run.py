@@ -16,7 +16,6 @@ from sealedhealth.scan.files import HEAD, Judgement, readable_sample
 from sealedhealth.scan.reading import pieces, random_access
 from sealedhealth.scan.report import LEAKS, Finding, Scanned, ScanReport
 from sealedhealth.stores import ObjectStore, Unfinished
-from sealedhealth.stores.local import LocalStore
 from sealedhealth.stores.survey import Stored, Survey, survey
 
 __all__ = ["scan"]
@@ -115,9 +114,14 @@ class _Scan:
 
     def run(self, ids: Collection[bytes], identify: Identify | None, anchors: AnchorStore | None) -> ScanReport:
         # First the files, then the log: what is committed in between is in the log.
-        files = list(self.survey.files())
+        listed = list(self.survey.files())
         unfinished = list(self.store.unfinished())
-        if not files and not unfinished:
+        names = {stored.name for stored in listed}
+        # On a disk what is unfinished is a file; an upload has no size, and may have the name of an object beside it.
+        begun = [one for one in unfinished if one.size is not None and one.name in names]
+        temporary = {one.name for one in begun}
+        files = [stored for stored in listed if stored.name not in temporary]
+        if not listed and not unfinished:
             raise NotFound(
                 f"There is nothing at {self.store.url}.",
                 next="Check the URL: name a dataset, a bucket or a directory.",
@@ -130,7 +134,10 @@ class _Scan:
         for stored in files:
             if stored.kind != "file":
                 self._not_a_file(stored)
-        read += self._unfinished(unfinished)
+        read += [Stored(one.name, one.size or 0, one.started, kind="unfinished") for one in begun]
+        for one in unfinished:
+            if one.size is None or one.name not in names:
+                self._upload(one)
         self.total(sum(map(self._wanted, read)))
         self._names([*files, *(Stored(one.name, 0) for one in unfinished)])
         self._read(read)
@@ -157,20 +164,14 @@ class _Scan:
         else:
             self._add("misplaced", stored.name, "neither a file nor a directory", stored)
 
-    def _unfinished(self, unfinished: Iterable[Unfinished]) -> list[Stored]:
-        """Report uploads that were begun and not ended; those whose bytes can be read come back."""
-        readable = []
-        for one in unfinished:
-            stored = Stored(one.name, one.size or 0, one.started, kind="unfinished")
-            if isinstance(self.store, LocalStore):
-                readable.append(stored)
-                continue
-            self._note("what unfinished uploads hold: their host can read it, and shows it to nobody else")
-            if self.datasets.is_place(one.name):
-                self._add("unfinished", one.name, "an upload that goes on, or was given up", stored)
-            else:
-                self._add("not sealed", one.name, "an unfinished upload, under a name that no dataset gives", stored)
-        return readable
+    def _upload(self, one: Unfinished) -> None:
+        """Report an upload that was begun and not ended."""
+        stored = Stored(one.name, one.size or 0, one.started)
+        self._note("what unfinished uploads hold: their host can read it, and shows it to nobody else")
+        if self.datasets.is_place(one.name):
+            self._add("unfinished", one.name, "an upload that goes on, or was given up", stored)
+        else:
+            self._add("not sealed", one.name, "an unfinished upload, under a name that no dataset gives", stored)
 
     # --- names and labels ------------------------------------------------------------------
 

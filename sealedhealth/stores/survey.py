@@ -18,7 +18,7 @@ from typing import Any
 from sealedhealth.errors import AccessDenied, MissingError, SealedHealthError, ServiceUnavailable, TruncatedError
 from sealedhealth.stores.base import ObjectStore
 from sealedhealth.stores.errors import is_missing, is_range_outside, translate
-from sealedhealth.stores.local import TEMPORARY, LocalStore
+from sealedhealth.stores.local import LocalStore
 from sealedhealth.stores.s3 import S3Store
 
 __all__ = ["Stored", "Survey", "below", "survey"]
@@ -133,7 +133,7 @@ class _LocalSurvey(Survey):
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                elif not (entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False)):
+                else:
                     found = _status(entry)
                     if found is not None:
                         yield Stored(entry.path[top:], found.st_size, _when(found), kind=_kind(found))

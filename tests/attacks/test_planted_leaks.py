@@ -299,8 +299,10 @@ class TestBehindTheListing:
                 PartNumber=1,
                 Body=TABLE,
             )
+        host.put("cardio/labs.csv", TABLE)  # under the same name as an upload: neither hides the other
         report = scan(host.store, ids=[bytes.fromhex(host.dataset.id)], canaries=CANARY)
         assert {(one.kind, one.name) for one in report.findings} == {
+            ("canary", "cardio/labs.csv"),
             ("not sealed", "cardio/labs.csv"),
             ("unfinished", f"cardio/{object_name(bytes(16))}"),
         }
