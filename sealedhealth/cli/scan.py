@@ -64,18 +64,22 @@ def scan_command(
     sealedhealth scan s3://bucket --id 5d2a2c640c13d7ced94baeb3b5b53e8a --json
     """
     from sealedhealth.scan import read_canaries, scan
+    from sealedhealth.session import normal_url
 
     wanted = [_dataset_id(text) for text in ids]
     canaries = read_canaries(files)
     if files and not canaries:
         raise click.UsageError("The canary files hold no canary: every line is blank.")
     chosen = profile(profile_name)
+    place = normal_url(url)
+    store = chosen.open_store(place)
     identify, anchors = (None, None) if wanted else _known_to(chosen, asked=profile_name is not None)
     with output.progress("scanning") as bar:
         report = scan(
-            chosen.open_store(_place(url)),
+            store,
             ids=wanted,
-            identify=identify,
+            # Asked by the URL as it is registered: some kinds of host have several spellings.
+            identify=None if identify is None else lambda at: identify(place + at.removeprefix(store.url)),
             anchors=anchors,
             canaries=canaries,
             labels=labels,
@@ -92,12 +96,6 @@ def _dataset_id(text: str) -> bytes:
     if not _ID.fullmatch(text):
         raise click.UsageError(f"--id takes the 32 hexadecimal digits of a dataset's id, not {text[:64]!r}.")
     return bytes.fromhex(text)
-
-
-def _place(url: str) -> str:
-    from sealedhealth.session import normal_url
-
-    return normal_url(url)
 
 
 def _known_to(chosen: Profile, *, asked: bool) -> tuple[Callable[[str], bytes | None], AnchorStore | None]:
