@@ -53,6 +53,7 @@ class AzureStore(ObjectStore):
         self._client = fs.service_client.get_container_client(self._container)
         self._timeouts: dict[str, Any] = dict(getattr(fs, "_timeout_kwargs", {}))
         _retry_soon(fs.service_client)
+        _follow_nobody(fs.service_client)
 
     def _check_names(self) -> None:
         if not _CONTAINER.fullmatch(self._container):
@@ -275,3 +276,13 @@ def _retry_soon(client: Any) -> None:
     policy: Any = getattr(getattr(client, "_config", None), "retry_policy", None)
     if hasattr(policy, "initial_backoff"):
         policy.initial_backoff, policy.increment_base, policy.random_jitter_range = 0.2, 1.4, 0.5
+
+
+def _follow_nobody(client: Any) -> None:
+    """Let redirects be errors.
+
+    The client would follow them to any host, and sign what it sends there: a SAS goes along in the URL.
+    """
+    for policy in getattr(getattr(client, "_pipeline", None), "_impl_policies", ()):
+        if hasattr(policy, "max_redirects"):
+            policy.allow = False
