@@ -12,7 +12,6 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from sealedhealth.errors import IntegrityError, MissingError, NotFound, TamperedError
 from sealedhealth.keys.base import AnchorEntry, AnchorStore
@@ -25,7 +24,7 @@ from sealedhealth.log.replay import Log
 from sealedhealth.log.roster import Role
 from sealedhealth.log.state import Accepted, LogState, Refusal, VoidLink
 from sealedhealth.replicate.claims import Claim, Claims
-from sealedhealth.stores import ObjectStore
+from sealedhealth.stores import Location, ObjectStore
 
 __all__ = ["Expected", "Files", "Problem", "PublicLog", "PublicStep", "is_unfinished", "no_dataset"]
 
@@ -70,7 +69,7 @@ class PublicStep:
     digest: bytes  #: SHA-384 of the link
     author_id: bytes
     time_us: int  #: by its author's clock
-    location: Any = None  #: where its (first) change set says that it was written
+    location: Location | None = None  #: where its (first) change set says that it was written
     changes: int = 1
 
 
@@ -389,7 +388,7 @@ class _Reader:
         if state.checkpoint is not None:
             self._known.names.add(checkpoint_name(state.checkpoint.checkpoint_id))
             self._known.older[state.checkpoint.checkpoint_id] = state.checkpoint
-        location = next((getattr(one.change, "location", None) for one in accepted), None)
+        location = next((one.change.location for one in accepted), None)
         public.steps.append(
             PublicStep(entry.sequence, digest, link.author_id, link.time_us, location, len(link.changes))
         )
@@ -425,8 +424,7 @@ class _Reader:
             origin = len(self.public.origins)
             self.public.origins.append((accepted.sequence, change.author_id))
             inventory = change.inventory
-            brought = [key.key_id for key in (*change.keys, *getattr(change, "reused_keys", ()))]
-            keys = [brought[index] for index in inventory.key_index]
+            keys = [change.data_key_of(index)[0] for index in range(len(inventory))]
             self._claims.add(origin, inventory.object_ids, inventory.roots, inventory.sizes, keys)
 
     # -- what is left at the end --------------------------------------------------------------
