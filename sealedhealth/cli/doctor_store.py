@@ -78,4 +78,4 @@ def _reading(store: ObjectStore) -> Finding:
         there = store.exists(DESCRIPTOR_NAME)
     except SealedHealthError as error:
         return Finding("store reading", "failed", error.what, error.exit_code)
-    return Finding("store reading", "ok", "a dataset is there" if there else "nothing is there yet")
+    return Finding("store reading", "ok", "a dataset is there" if there else "no dataset has its root there")

@@ -147,7 +147,7 @@ class TestDoctor:
     def test_nothing_there_yet(self, place, findings):
         """An empty place in a bucket is fine as a store; only the dataset is missing."""
         found = findings(place.url, code=3)
-        assert found["store reading"] == ("ok", "nothing is there yet")
+        assert found["store reading"] == ("ok", "no dataset has its root there")
         assert found["dataset"][0] == "failed"
 
     @pytest.mark.moto
