@@ -1,5 +1,6 @@
 """What is special about Azure Blob Storage: requests, blocks, refusals, names. Against Azurite."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -135,6 +136,32 @@ def test_blocks_have_eight_mebibytes(store):
     sizes = sorted(int(headers["Content-Length"]) for _, operation, headers in requests if operation == "block")
     assert sizes == [4 * MIB, 8 * MIB, 8 * MIB]
     assert store.get(NAME, limit=len(data)) == data
+
+
+def test_blocks_go_side_by_side_and_few_wait(store, monkeypatch):
+    """Several at once, and never more than three in memory, however large the object."""
+    client = type(store._client.get_blob_client("x"))
+    genuine = client.stage_block
+    under_way, seen = [], []
+
+    async def watched(self, block, *more, **options):
+        under_way.append(block)
+        seen.append(len(under_way))
+        await asyncio.sleep(0.05)
+        try:
+            return await genuine(self, block, *more, **options)
+        finally:
+            under_way.remove(block)
+
+    monkeypatch.setattr(client, "stage_block", watched)
+    monkeypatch.setattr("sealedhealth.stores.azure._AzureWriter.part_size", MIB)
+    with store.writer(NAME) as writer:
+        for _ in range(20):
+            writer.write(os.urandom(MIB))
+            assert sum(not part.done() for part in writer._parts) <= 4  # one of them waits for a thread
+        writer.commit()
+    assert len(seen) == 20
+    assert max(seen) in {2, 3}
 
 
 def test_a_size_hint_makes_blocks_large_enough(store):
