@@ -8,10 +8,11 @@ from datetime import timedelta
 from unittest import mock
 
 from sealedhealth.errors import AlreadyExists
-from sealedhealth.log.roster import Role
+from sealedhealth.log.roster import Role, Settings
 from sealedhealth.profiles import create_keystore
 from sealedhealth.session import create_dataset, maintenance, set_author
 
+PACK_BELOW = 256  # files from this size on have an object of their own
 BIG = random.Random(1).randbytes(300_000)
 BASELINE = {"a/one.csv": b"one", "a/two.csv": b"two", "big.bin": BIG, "empty": b"", "gone.csv": b"to be deleted"}
 BEFORE = {
@@ -23,11 +24,14 @@ BEFORE = {
 }
 
 
+BATCH = {f"many/{index}": b"%d" % index * PACK_BELOW for index in range(40)}
+
+
 def build(world):
     """Make the world that each walk begins with."""
     profile = world.profile
     create_keystore(profile, development=True)
-    session = create_dataset(world.url, profile)
+    session = create_dataset(world.url, profile, settings=Settings(pack_below=PACK_BELOW))
     with session.begin("first") as staged:
         for path, data in BASELINE.items():
             staged.put_bytes(path, data)
@@ -38,7 +42,7 @@ def build(world):
     with session.begin("second") as staged:
         staged.put_bytes("a/one.csv", BEFORE["a/one.csv"])
         staged.delete("gone.csv")
-        staged.put_bytes("scrap.csv", b"of no use")
+        staged.put_bytes("scrap.csv", b"of no use" * 20)  # in one object with the other one
     with session.begin("third") as staged:
         staged.delete("scrap.csv")
     source = world.work / "source"
@@ -75,10 +79,10 @@ def put_large(world, session):
 
 
 def put_batch(world, session):
-    """Seal so many files that several threads write them."""
+    """Seal so many files, each too large to be packed, that several threads write them."""
     # The same ids each time: objects lie in directories named by their ids, and how many of those are made is steps.
     with mock.patch("os.urandom", random.Random(1).randbytes), session.begin("put") as staged:
-        staged.put_many({f"many/{index}": b"%d" % index for index in range(40)})
+        staged.put_many(BATCH)
 
 
 def edit(world, session):
@@ -103,8 +107,10 @@ def rewrap(world, session):
 
 
 def collect(world, session):
-    """Delete what nothing needs, at once."""
-    maintenance.collect(session, grace=timedelta(0))
+    """Repack what is mostly dead, and delete what nothing needs, at once."""
+    with mock.patch("sealedhealth.session.maintenance.repack.LEAST_DEAD", 1):
+        report = maintenance.collect(session, grace=timedelta(0))
+    assert report.repacked <= 1
 
 
 def change_policy(world, session):
@@ -119,7 +125,7 @@ def change_policy(world, session):
 OPERATIONS = {
     "put-small": Operation(put_small, {f"new/small-{i}.csv": b"small %d" % i for i in range(4)}, whole=True),
     "put-large": Operation(put_large, {"big.bin": BIG[::-1]}, whole=True, steps=20),  # streamed, in several writes
-    "put-batch": Operation(put_batch, {f"many/{i}": b"%d" % i for i in range(40)}),
+    "put-batch": Operation(put_batch, BATCH),
     "edit": Operation(
         edit,
         {"empty": None, "a/two.csv": None, "moved.csv": b"two", "copy.bin": BIG, "a/one.csv": b"one, edited"},
