@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sealedhealth.errors import AccessDenied, MissingError, NotFound, StoreError
-from sealedhealth.stores.base import Buffer, ObjectStore, StoreWriter, Unfinished
+from sealedhealth.stores.base import PATIENCE, SLOWEST, Buffer, ObjectStore, StoreWriter, Unfinished
 from sealedhealth.stores.errors import invalid_url
 from sealedhealth.stores.location import Location, endpoint_of
 from sealedhealth.stores.parts import PartsWriter
@@ -43,6 +43,8 @@ class AzureStore(ObjectStore):
 
     rereads = 2
 
+    rereads = 2
+
     def __init__(self, fs: Any, root: str, *, options: Mapping[str, object] | None = None) -> None:
         found = {name: getattr(fs, name, None) for name in _SECRETS}
         super().__init__(fs, root, options={"options": options or {}, **found})
@@ -51,7 +53,8 @@ class AzureStore(ObjectStore):
         self._container, _, self._prefix = self.root.partition("/")
         self._check_names()
         self._client = fs.service_client.get_container_client(self._container)
-        self._timeouts: dict[str, Any] = dict(getattr(fs, "_timeout_kwargs", {}))
+        # With every request. A host that names another is not followed there: that may be where nothing may be written.
+        self._how: dict[str, Any] = {**getattr(fs, "_timeout_kwargs", {}), "permit_redirects": False}
         _retry_soon(fs.service_client)
         _follow_nobody(fs.service_client)
 
@@ -81,13 +84,14 @@ class AzureStore(ObjectStore):
             return
 
         async def put(name: str) -> None:
-            await self._blob(name).upload_blob(bytes(objects[name]), overwrite=True, **self._timeouts)
+            await self._blob(name).upload_blob(bytes(objects[name]), overwrite=True, **self._how)
 
         names = builtins.list(objects)
         for name in names:
             self._path(name)
         doing = self._what("write", names)
-        for answer in self._run(doing, partial(_all, put, names), writing=True):
+        size = sum(map(len, objects.values()))
+        for answer in self._run(doing, partial(_all, put, names), writing=True, size=size):
             if isinstance(answer, Exception):
                 self._raise(answer, doing, writing=True)
 
@@ -104,7 +108,7 @@ class AzureStore(ObjectStore):
                 self._refused(refused, len(batch))
 
     async def _delete(self, keys: Sequence[str]) -> builtins.list[tuple[int, str]]:
-        answers = await self._client.delete_blobs(*keys, raise_on_any_failure=False, **self._timeouts)
+        answers = await self._client.delete_blobs(*keys, raise_on_any_failure=False, **self._how)
         return [(answer.status_code, answer.headers.get("x-ms-error-code", "")) async for answer in answers]
 
     def _refused(self, refused: Sequence[tuple[int, str]], count: int) -> None:
@@ -131,7 +135,7 @@ class AzureStore(ObjectStore):
         """The size of a blob's blocks that are not committed."""
 
         async def ask() -> int:
-            _, blocks = await self._client.get_blob_client(key).get_block_list("all", **self._timeouts)
+            _, blocks = await self._client.get_blob_client(key).get_block_list("all", **self._how)
             return sum(block.size for block in blocks)
 
         try:
@@ -155,10 +159,10 @@ class AzureStore(ObjectStore):
             # Azure deletes no blob that is not there, and blocks go with the next commit only: one of
             # no block at all, and never in the place of what somebody has committed meanwhile.
             try:
-                made = await blob.commit_block_list([], match_condition=MatchConditions.IfMissing, **self._timeouts)
+                made = await blob.commit_block_list([], match_condition=MatchConditions.IfMissing, **self._how)
             except (ResourceExistsError, ResourceModifiedError):
                 return False
-            await blob.delete_blob(etag=made["etag"], match_condition=MatchConditions.IfNotModified, **self._timeouts)
+            await blob.delete_blob(etag=made["etag"], match_condition=MatchConditions.IfNotModified, **self._how)
             return True
 
         return self._run(f"discard {name} of {self.url}", forget, writing=True)
@@ -168,11 +172,11 @@ class AzureStore(ObjectStore):
     def _fetch(self, ranges: Sequence[tuple[str, int, int]]) -> Sequence[Any]:
         async def fetch(asked: tuple[str, int, int]) -> bytes:
             name, lo, hi = asked
-            answer = await self._blob(name).download_blob(offset=lo, length=hi - lo, **self._timeouts)
+            answer = await self._blob(name).download_blob(offset=lo, length=hi - lo, **self._how)
             data: bytes = await answer.readall()
             return data
 
-        return self._sync(partial(_all, fetch, ranges))
+        return self._sync(partial(_all, fetch, ranges), sum(hi - lo for _, lo, hi in ranges))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         top = len(f"{self._prefix}/".lstrip("/"))
@@ -186,7 +190,7 @@ class AzureStore(ObjectStore):
         """The blobs in a directory, page by page."""
         doing = f"list {prefix or 'everything'} of {self.url}"
         start = f"{self._key(prefix)}/" if prefix else f"{self._prefix}/".lstrip("/")
-        pages = self._client.list_blobs(name_starts_with=start, include=include, **self._timeouts).by_page()
+        pages = self._client.list_blobs(name_starts_with=start, include=include, **self._how).by_page()
 
         async def following() -> builtins.list[Any] | None:
             async for page in pages:
@@ -205,14 +209,16 @@ class AzureStore(ObjectStore):
     def _blob(self, name: str) -> Any:
         return self._client.get_blob_client(self._key(name))
 
-    def _sync(self, action: Callable[[], Awaitable[_T]]) -> _T:
+    def _sync(self, action: Callable[[], Awaitable[_T]], size: int = 0) -> _T:
         from fsspec.asyn import sync
 
-        result: _T = sync(self.fs.loop, action)
+        # No timeout of the client ends an upload that the host does not take.
+        result: _T = sync(self.fs.loop, action, timeout=PATIENCE + size // SLOWEST)
         return result
 
-    def _run(self, doing: str, action: Callable[[], Awaitable[_T]], *, writing: bool = False) -> _T:
-        return self._do(doing, partial(self._sync, action), writing=writing)
+    def _run(self, doing: str, action: Callable[[], Awaitable[_T]], *, writing: bool = False, size: int = 0) -> _T:
+        """Run *action*, which carries *size* bytes."""
+        return self._do(doing, partial(self._sync, action, size), writing=writing)
 
 
 class _AzureWriter(PartsWriter):
@@ -239,9 +245,9 @@ class _AzureWriter(PartsWriter):
         async def send() -> None:
             # As a file: that is how its transport takes large bodies.
             body = io.BytesIO(data)
-            await self._azure._blob(self._name).stage_block(block, body, length=len(data), **self._azure._timeouts)
+            await self._azure._blob(self._name).stage_block(block, body, length=len(data), **self._azure._how)
 
-        self._azure._run(self._doing, send, writing=True)
+        self._azure._run(self._doing, send, writing=True, size=len(data))
         return block
 
     def _complete(self, parts: list[Any]) -> None:
@@ -249,7 +255,7 @@ class _AzureWriter(PartsWriter):
 
         async def commit() -> None:
             blocks = [BlobBlock(block) for block in parts]
-            await self._azure._blob(self._name).commit_block_list(blocks, **self._azure._timeouts)
+            await self._azure._blob(self._name).commit_block_list(blocks, **self._azure._how)
 
         self._azure._run(self._doing, commit, writing=True)
 

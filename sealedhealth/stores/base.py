@@ -31,6 +31,9 @@ CHANGES = frozenset({"put", "put_many", "writer", "delete_many", "delete_unfinis
 #: Bytes that the general writer keeps in memory before it goes on in a temporary file.
 SPOOL_SIZE = 8 << 20
 
+#: Seconds that a request may take with all its retries, and bytes per second at which it may take longer.
+PATIENCE, SLOWEST = 300, 16 << 10
+
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:

@@ -14,14 +14,14 @@ from botocore.exceptions import HTTPClientError, IncompleteReadError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
+from sealedhealth.stores.base import PATIENCE, SLOWEST
+
 __all__ = ["SteadyS3"]
 
 #: An answer that breaks off is asked for so many times.
 READS = 3
 #: Half the seconds before the second try, at most; it doubles with each.
 PAUSE = 0.5
-#: Seconds that a request may take with all its retries, and bytes per second that it may take more.
-PATIENCE, SLOWEST = 300, 16 << 10
 #: Seconds that a host may ask us to wait.
 LONGEST_WAIT = 20
 #: Bodies up to this size go out without asking the host first whether it wants them.

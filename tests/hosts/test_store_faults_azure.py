@@ -10,6 +10,7 @@ from conftest import BUCKET, Place
 from store_proxy import (
     broken_upload,
     cut,
+    deaf,
     dropped,
     flipped,
     longer,
@@ -226,3 +227,12 @@ def test_a_host_that_never_answers(store, proxy):
     with pytest.raises(ServiceUnavailable):
         store.get("objects/aa/small", limit=5000)
     assert proxy.count() <= ATTEMPTS
+
+
+def test_a_host_that_does_not_take_what_is_sent(store, proxy, monkeypatch):
+    """No timeout of the client covers that; ours does."""
+    monkeypatch.setattr("sealedhealth.stores.azure.PATIENCE", 1)
+    monkeypatch.setattr("sealedhealth.stores.azure.SLOWEST", 1 << 30)
+    proxy.when("PutBlob", deaf, times=-1)
+    with pytest.raises(ServiceUnavailable):
+        store.put("objects/bb/new", bytes(20 << 20))
