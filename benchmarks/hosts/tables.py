@@ -16,7 +16,7 @@ from benchmarks.hosts.servers import BUCKET, Host, seaweed
 from benchmarks.places import directory, in_memory
 from benchmarks.report import Figure, Section, seconds
 from benchmarks.timing import Race
-from sealedhealth.session.maintenance import checkpoint
+from sealedhealth.session.maintenance import maintain
 
 COLUMNS = 10
 FOLDERS = 20
@@ -97,7 +97,7 @@ def _listing(host: Host, files: int, rounds: int) -> tuple[Race, dict[str, int]]
     dataset = new_dataset(host, "listing")
     with dataset.session.begin() as transaction:
         transaction.put_many(dict.fromkeys(names, b"{}"))
-    checkpoint(dataset.session)
+    maintain(dataset.session, force=True)
     asyncio.run(_fill(host, [f"/buckets/{BUCKET}/listing-plain/{name}" for name in names]))
     dataset = opened(host.endpoint, "listing")
     fs = plain(host, use_listings_cache=False)
