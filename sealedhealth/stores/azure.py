@@ -43,8 +43,6 @@ class AzureStore(ObjectStore):
 
     rereads = 2
 
-    rereads = 2
-
     def __init__(self, fs: Any, root: str, *, options: Mapping[str, object] | None = None) -> None:
         found = {name: getattr(fs, name, None) for name in _SECRETS}
         super().__init__(fs, root, options={"options": options or {}, **found})
@@ -53,8 +51,7 @@ class AzureStore(ObjectStore):
         self._container, _, self._prefix = self.root.partition("/")
         self._check_names()
         self._client = fs.service_client.get_container_client(self._container)
-        # With every request. A host that names another is not followed there: that may be where nothing may be written.
-        self._how: dict[str, Any] = {**getattr(fs, "_timeout_kwargs", {}), "permit_redirects": False}
+        self._timeouts: dict[str, Any] = dict(getattr(fs, "_timeout_kwargs", {}))
         _retry_soon(fs.service_client)
         _follow_nobody(fs.service_client)
 
@@ -84,7 +81,7 @@ class AzureStore(ObjectStore):
             return
 
         async def put(name: str) -> None:
-            await self._blob(name).upload_blob(bytes(objects[name]), overwrite=True, **self._how)
+            await self._blob(name).upload_blob(bytes(objects[name]), overwrite=True, **self._timeouts)
 
         names = builtins.list(objects)
         for name in names:
@@ -108,7 +105,7 @@ class AzureStore(ObjectStore):
                 self._refused(refused, len(batch))
 
     async def _delete(self, keys: Sequence[str]) -> builtins.list[tuple[int, str]]:
-        answers = await self._client.delete_blobs(*keys, raise_on_any_failure=False, **self._how)
+        answers = await self._client.delete_blobs(*keys, raise_on_any_failure=False, **self._timeouts)
         return [(answer.status_code, answer.headers.get("x-ms-error-code", "")) async for answer in answers]
 
     def _refused(self, refused: Sequence[tuple[int, str]], count: int) -> None:
@@ -135,7 +132,7 @@ class AzureStore(ObjectStore):
         """The size of a blob's blocks that are not committed."""
 
         async def ask() -> int:
-            _, blocks = await self._client.get_blob_client(key).get_block_list("all", **self._how)
+            _, blocks = await self._client.get_blob_client(key).get_block_list("all", **self._timeouts)
             return sum(block.size for block in blocks)
 
         try:
@@ -159,10 +156,10 @@ class AzureStore(ObjectStore):
             # Azure deletes no blob that is not there, and blocks go with the next commit only: one of
             # no block at all, and never in the place of what somebody has committed meanwhile.
             try:
-                made = await blob.commit_block_list([], match_condition=MatchConditions.IfMissing, **self._how)
+                made = await blob.commit_block_list([], match_condition=MatchConditions.IfMissing, **self._timeouts)
             except (ResourceExistsError, ResourceModifiedError):
                 return False
-            await blob.delete_blob(etag=made["etag"], match_condition=MatchConditions.IfNotModified, **self._how)
+            await blob.delete_blob(etag=made["etag"], match_condition=MatchConditions.IfNotModified, **self._timeouts)
             return True
 
         return self._run(f"discard {name} of {self.url}", forget, writing=True)
@@ -172,7 +169,7 @@ class AzureStore(ObjectStore):
     def _fetch(self, ranges: Sequence[tuple[str, int, int]]) -> Sequence[Any]:
         async def fetch(asked: tuple[str, int, int]) -> bytes:
             name, lo, hi = asked
-            answer = await self._blob(name).download_blob(offset=lo, length=hi - lo, **self._how)
+            answer = await self._blob(name).download_blob(offset=lo, length=hi - lo, **self._timeouts)
             data: bytes = await answer.readall()
             return data
 
@@ -190,7 +187,7 @@ class AzureStore(ObjectStore):
         """The blobs in a directory, page by page."""
         doing = f"list {prefix or 'everything'} of {self.url}"
         start = f"{self._key(prefix)}/" if prefix else f"{self._prefix}/".lstrip("/")
-        pages = self._client.list_blobs(name_starts_with=start, include=include, **self._how).by_page()
+        pages = self._client.list_blobs(name_starts_with=start, include=include, **self._timeouts).by_page()
 
         async def following() -> builtins.list[Any] | None:
             async for page in pages:
@@ -245,7 +242,7 @@ class _AzureWriter(PartsWriter):
         async def send() -> None:
             # As a file: that is how its transport takes large bodies.
             body = io.BytesIO(data)
-            await self._azure._blob(self._name).stage_block(block, body, length=len(data), **self._azure._how)
+            await self._azure._blob(self._name).stage_block(block, body, length=len(data), **self._azure._timeouts)
 
         self._azure._run(self._doing, send, writing=True, size=len(data))
         return block
@@ -255,7 +252,7 @@ class _AzureWriter(PartsWriter):
 
         async def commit() -> None:
             blocks = [BlobBlock(block) for block in parts]
-            await self._azure._blob(self._name).commit_block_list(blocks, **self._azure._how)
+            await self._azure._blob(self._name).commit_block_list(blocks, **self._azure._timeouts)
 
         self._azure._run(self._doing, commit, writing=True)
 
