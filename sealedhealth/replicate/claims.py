@@ -110,18 +110,19 @@ class _Place:
             collected[bytes(self.collected[ID * at : ID * at + ID])] = before
         order = sorted(range(len(self.sizes)), key=self.id_of)  # stable: the first claim stays first
         needed = bytearray(len(order))
-        last, known = b"", set[tuple[int, bytes]]()
+        same: list[int] = []  # rows of one id that are needed
         for at, row in enumerate(order):
             object_id = self.id_of(row)
-            if object_id != last:
-                last, known = object_id, set()
-            claim = self.claim(row)
-            if self.keys[row] in gone or row < collected.get(object_id, 0) or claim[:2] in known:
+            if same and self.id_of(same[0]) != object_id:
+                same = []
+            if self.keys[row] in gone or (collected and row < collected.get(object_id, 0)):
                 continue
-            if not known:
+            if same and self.claim(row)[:2] in {self.claim(other)[:2] for other in same}:
+                continue
+            if not same:
                 self.names += 1
-                self.bytes += claim.size
-            known.add(claim[:2])
+                self.bytes += self.sizes[row]
+            same.append(row)
             needed[at] = 1
         self.ids = bytearray().join([self.ids[ID * row : ID * row + ID] for row in order])
         self.roots = bytearray().join([self.roots[ROOT * row : ROOT * row + ROOT] for row in order])

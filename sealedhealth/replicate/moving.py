@@ -39,7 +39,7 @@ BATCH_FILES = 128
 WORKERS = 4
 PART = 4 << 20  #: bytes of a large file fetched at once
 AHEAD = 3  #: such parts that are fetched before they are needed
-MEMORY = 56 << 20  #: bytes of files held at once
+MEMORY = 40 << 20  #: bytes of files held at once; on their way through the clients they take up twice as much
 PAUSES = (0.5, 1.0, 2.0)  #: seconds before a host that did not answer is asked again
 GIVE_UP = 64  #: files that failed one after the other: the host is down
 
