@@ -51,6 +51,7 @@ _VERBS = {
     "tag": "datasets",
     "vault": "vault",
     "verify": "datasets",
+    "void": "void",
 }
 
 HELP = help_text(

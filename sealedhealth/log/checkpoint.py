@@ -47,9 +47,12 @@ _PUBLIC = Schema(
         "destroyed_sequence": Column("u64", "destroyed", compress=True, optional=True),
         "minimum_compartment": Column("bytes:16", "minimum", optional=True),
         "minimum_version": Column("u32", "minimum", optional=True),
+        "void_first": Column("u64", "void", optional=True),
+        "void_by": Column("u64", "void", optional=True),
     },
-    tables={"key": 1 << 24, "change": 1 << 24, "destroyed": 1 << 24, "minimum": 256},
+    tables={"key": 1 << 24, "change": 1 << 24, "destroyed": 1 << 24, "minimum": 256, "void": 1 << 16},
     max_expanded=MANIFEST_LIMIT,
+    optional_tables=frozenset(["void"]),
 )
 
 _MANIFEST = Schema(
@@ -231,6 +234,7 @@ class Manifest:
         state.destroyed = dict(zip(content.blobs("destroyed"), content.numbers("destroyed_sequence"), strict=True))
         state.minimum = dict(zip(content.blobs("minimum_compartment"), content.numbers("minimum_version"), strict=True))
         state.horizon = content.integer("horizon")
+        state.voids = tuple(zip(content.numbers("void_first"), content.numbers("void_by"), strict=True))
         state.sequence = state.head_sequence = self.sequence
         state.head = self.link
         state.policy_ref = self.policy_ref
@@ -248,6 +252,7 @@ def pack_public(state: LogState) -> bytes:
             "change": len(state.changes),
             "destroyed": len(state.destroyed),
             "minimum": len(state.minimum),
+            "void": len(state.voids),
         },
         fields={"horizon": state.horizon},
         columns={
@@ -259,6 +264,8 @@ def pack_public(state: LogState) -> bytes:
             "destroyed_sequence": array("Q", state.destroyed.values()),
             "minimum_compartment": b"".join(state.minimum),
             "minimum_version": array("I", state.minimum.values()),
+            "void_first": array("Q", [first for first, _ in state.voids]),
+            "void_by": array("Q", [by for _, by in state.voids]),
         },
     )
 

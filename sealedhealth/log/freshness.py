@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from sealedhealth.errors import AnchorRolledBack, RolledBack
 from sealedhealth.keys.base import AnchorEntry
 from sealedhealth.log.link import LINK_LIMIT, file_digest
 from sealedhealth.log.names import link_name
 from sealedhealth.log.replay import Log
 from sealedhealth.log.state import LogState, VoidLink
+from sealedhealth.log.voids import void_ranges
 
 __all__ = ["check_following", "check_seen", "check_still_anchored", "check_store_not_ahead"]
+
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # a copy on the store was anchored at no time that we know
 
 
 def check_seen(log: Log, state: LogState, seen_sequence: int, seen_digest: bytes) -> None:
@@ -81,7 +86,8 @@ def check_following(log: Log, state: LogState, raw: bytes | None) -> bool:
     if raw is None:
         return False
     try:
-        state.check_link(following, raw)
+        if not void_ranges([AnchorEntry(following, raw, _NEVER)], state.dataset_id, state.root_key):
+            state.check_link(following, raw)
     except VoidLink:
         return False  # not a commit: the host may put there what it likes
     if log.anchor(following) is not None:

@@ -140,6 +140,7 @@ class Link:
     changes: tuple[ChangeRef, ...]
     time_us: int
     checkpoint: CheckpointRef | None = None
+    void: int | None = None  #: by the root key only: the anchors from this number up to its own count for nothing
 
     def pack(self, sign: Sign) -> bytes:
         """The signed file; *sign* uses the author's key."""
@@ -157,6 +158,7 @@ class Link:
                 "size": hint.size,
                 "sequence": hint.sequence,
             },
+            **({} if self.void is None else {"void": self.void}),
         }
         return pack_envelope(FileKind.LINK, self.author_id, dump_json(payload), sign)
 
@@ -199,8 +201,11 @@ class Link:
             changes=tuple(changes),
             time_us=fields.time("time"),
             checkpoint=hint,
+            void=fields.integer("void", least=1, most=MAX_SEQUENCE, absent=0) or None,
         )
         fields.finish()
+        if link.void is not None and (link.author_id != ROOT_AUTHOR or link.void >= link.sequence):
+            raise MalformedError("A link takes back what it may not.")
         if not changes or len({change.change_id for change in changes}) != len(changes):
             raise MalformedError("A link names no change set, or one twice.")
         if sum(change.size for change in changes) > MAX_FILE:

@@ -6,12 +6,12 @@ and change sets in order, loads checkpoints, and opens what the caller may open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sealedhealth.errors import IntegrityError, MissingError, RosterViolation, TamperedError
+from sealedhealth.errors import ConflictError, IntegrityError, MissingError, RosterViolation, TamperedError
 from sealedhealth.keys.base import AnchorEntry, AnchorIndex, AnchorStore, PolicyRef
 from sealedhealth.log.changeset import CHANGE_SET_LIMIT, ChangeSet
 from sealedhealth.log.checkpoint import MANIFEST_LIMIT, Manifest
@@ -20,15 +20,20 @@ from sealedhealth.log.link import DESCRIPTOR_SIZE, ChangeRef, CheckpointRef, Des
 from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, checkpoint_name
 from sealedhealth.log.roster import Policy, Role
 from sealedhealth.log.state import Accepted, LogState, VoidLink
+from sealedhealth.log.voids import VoidRange, void_ranges, voided_by
 from sealedhealth.stores import ObjectStore
 
-__all__ = ["Log", "LogStep"]
+__all__ = ["Log", "LogStep", "Rewound"]
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 _PROBES = 8  #: anchors read at once
 _PREFETCH = 128 << 20  #: bytes of change sets fetched ahead of their links
+
+
+class Rewound(ConflictError):
+    """The data controller took back commits that a state already stands on: it has to be made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Log:
     _initial: LogState = field(init=False, repr=False)
     _pool: ThreadPoolExecutor = field(init=False, repr=False)
     _policies: dict[bytes, Policy] = field(init=False, repr=False, default_factory=dict)
+    voids: frozenset[VoidRange] = field(init=False, repr=False, default=frozenset())  #: all that it knows of
 
     def __post_init__(self) -> None:
         raw = self.store.get(DESCRIPTOR_NAME, limit=DESCRIPTOR_SIZE)
@@ -180,6 +186,7 @@ class Log:
         if entry is None or file_digest(entry.link) != manifest.link:
             raise RosterViolation("A checkpoint is bound to a link that was not committed.")
         state = manifest.restore(self._initial)
+        self.voids |= set(state.voids)
         named = manifest.policy_ref
         policy = self.policy(PolicyRef(manifest.policy_version, named.change_id, named.digest))
         state.policy = policy
@@ -200,6 +207,8 @@ class Log:
         sequence = newest + 1
         while sequence > 0:
             sequence -= 1
+            if voided_by(sequence, self.voids) is not None:
+                continue
             entry = self.anchor(sequence)
             if entry is None:
                 # Somebody wasted numbers far ahead: the log, or more of that, ends before this gap.
@@ -211,8 +220,9 @@ class Log:
                 continue
             if (link.dataset_id, link.sequence) != (self.dataset_id, sequence):
                 continue  # a genuine link in a foreign place: replayed by somebody who may create anchors
+            self.learn([entry])
             hint = link.checkpoint
-            if hint is not None and hint.sequence <= sequence:
+            if hint is not None and hint.sequence <= sequence and voided_by(hint.sequence, self.voids) is None:
                 return self.checkpoint(hint, trusted)
         return None
 
@@ -229,6 +239,19 @@ class Log:
 
     # -- replay ------------------------------------------------------------------------------
 
+    def learn(self, entries: Iterable[AnchorEntry]) -> None:
+        """Note what the root key takes back in links among *entries*."""
+        self.voids |= void_ranges(entries, self.dataset_id, self.descriptor.root_key)
+
+    def taken_back(self, state: LogState, sequence: int) -> str:
+        """Why the anchor *sequence*, which comes next, counts for nothing whatever it holds; empty when it may count.
+
+        Notes in *state* what that anchor itself takes back.
+        """
+        state.voids += tuple(sorted(found for found in self.voids if found[1] == sequence))
+        by = voided_by(sequence, self.voids)
+        return "" if by is None else f"The data controller took it back in commit {by}."
+
     def replay(
         self, state: LogState, entries: Sequence[AnchorEntry], known: Mapping[bytes, bytes] | None = None
     ) -> list[LogStep]:
@@ -240,11 +263,25 @@ class Log:
             The store lacks a change set of a valid link.
         TamperedError
             A change set is not the one that was committed.
+        Rewound
+            The root key took back what *state* stands on; :meth:`nearest_checkpoint` now knows.
         """
         known = known or {}
+        self.learn(entries)
+        if voided_by(state.head_sequence, self.voids) is not None:
+            raise Rewound(
+                "The data controller took back commits that this process had read.",
+                safe="Nothing of them counts; what came before is as it was.",
+                next="Try again.",
+            )
         fetched = {**known, **self._prefetch(entries, known)}
         steps: list[LogStep] = []
         for index, entry in enumerate(entries):
+            reason = self.taken_back(state, entry.sequence)
+            if reason:
+                state.skip(entry.sequence, reason)
+                steps.append(LogStep(entry, None, void=reason))
+                continue
             try:
                 link = state.check_link(entry.sequence, entry.link)
             except VoidLink as void:
@@ -262,7 +299,8 @@ class Log:
                     f"The store lacks the change set {lacking[0].change_id.hex()} of commit {link.sequence}.",
                     safe="Nothing was skipped: a commit counts whole or not at all.",
                     next=f"Restore {change_name(lacking[0].change_id)} from a copy of the store. If an older copy"
-                    " was put back as a whole, put the newest one back.",
+                    " was put back as a whole, put the newest one back. If nobody ever had this file, the data"
+                    " controller can take the commit back: `sealedhealth void`.",
                 )
             accepted = state.advance(link, entry.link, {ref.change_id: fetched[ref.change_id] for ref in link.changes})
             for ref in link.changes:
@@ -278,6 +316,8 @@ class Log:
         wanted: dict[bytes, ChangeRef] = {}
         total = 0
         for entry in entries:
+            if voided_by(entry.sequence, self.voids) is not None:
+                continue
             try:
                 link = Link.read(Link.split(entry.link))
             except IntegrityError:

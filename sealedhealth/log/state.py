@@ -26,6 +26,7 @@ from sealedhealth.log.changeset import ChangeKind, ChangeSet
 from sealedhealth.log.envelope import ROOT_AUTHOR, verify_envelope
 from sealedhealth.log.link import ChangeRef, CheckpointRef, Descriptor, Link, file_digest
 from sealedhealth.log.roster import Policy, Role
+from sealedhealth.log.voids import VoidRange
 
 __all__ = ["Accepted", "KeyRecord", "LogState", "Refusal", "VoidLink"]
 
@@ -79,6 +80,7 @@ class LogState:
     minimum: dict[bytes, int] = field(default_factory=dict)  #: compartment -> oldest KEK version that may wrap
     horizon: int = 0  #: snapshots older than this may miss objects that were collected
     checkpoint: CheckpointRef | None = None  #: newest hint by an author who may make one
+    voids: tuple[VoidRange, ...] = ()  #: what the root key has taken back so far
     refusals: tuple[Refusal, ...] = ()
 
     @classmethod

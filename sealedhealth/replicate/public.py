@@ -23,6 +23,7 @@ from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, checkpoint_name
 from sealedhealth.log.replay import Log
 from sealedhealth.log.roster import Role
 from sealedhealth.log.state import Accepted, LogState, Refusal, VoidLink
+from sealedhealth.log.voids import VoidRange
 from sealedhealth.replicate.claims import Claim, Claims
 from sealedhealth.stores import Location, ObjectStore
 
@@ -155,7 +156,12 @@ class PublicLog:
         TamperedError, MalformedError, UnsupportedFormat
             The descriptor is not what the root key signed: nothing can be checked.
         """
-        return _Reader(store, dataset_id, anchors).read(head)
+        reader = _Reader(store, dataset_id, anchors)
+        public = reader.read(head)
+        if reader.voids:
+            # Commits were taken back, and that was read only after them: once more, with that in mind.
+            public = _Reader(store, dataset_id, anchors, reader.voids).read(head)
+        return public
 
     @property
     def sequence(self) -> int:
@@ -234,7 +240,13 @@ class _Copies:
 class _Reader:
     """Reads a log once."""
 
-    def __init__(self, store: ObjectStore, dataset_id: bytes, anchors: AnchorStore | None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        dataset_id: bytes,
+        anchors: AnchorStore | None,
+        voids: frozenset[VoidRange] = frozenset(),
+    ) -> None:
         self._store = store
         self._anchors = anchors
         try:
@@ -242,6 +254,7 @@ class _Reader:
             descriptor = store.get(DESCRIPTOR_NAME, limit=DESCRIPTOR_SIZE)
         except MissingError:
             raise no_dataset(store) from None
+        self._log.voids |= voids
         self._claims = Claims()
         files = Files(self._claims)
         self._known = _Known(store, files)
@@ -260,6 +273,11 @@ class _Reader:
         self._waiting: list[tuple[int, str, bytes]] = []  #: links that count for nothing, until a valid one follows
         self._hints: dict[bytes, CheckpointRef] = {}  #: what each author said last of checkpoints
         self._hinted: dict[bytes, int] = {}
+
+    @property
+    def voids(self) -> frozenset[VoidRange]:
+        """What the root key takes back, as far as was read."""
+        return self._log.voids
 
     def read(self, head: tuple[int, bytes] | None) -> PublicLog:
         public = self.public
@@ -323,6 +341,7 @@ class _Reader:
                     self._problem(name, "the store has no copy of this anchored link", missing=True)
 
     def _follow(self, window: Sequence[AnchorEntry]) -> None:
+        self._log.learn(window)
         fetched: dict[bytes, bytes] = {}
         ahead = 0  # entries from here on have not been looked at for what they name
         for index, entry in enumerate(window):
@@ -358,6 +377,10 @@ class _Reader:
         state = self._state
         state.sequence = entry.sequence - 1  # numbers without a copy are void, or missed by those that follow
         self._known.names.add(link_name(entry.sequence))
+        reason = self._log.taken_back(state, entry.sequence)
+        if reason:
+            state.skip(entry.sequence, reason)
+            return
         try:
             link = state.check_link(entry.sequence, entry.link)
         except VoidLink as void:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,7 +28,7 @@ from sealedhealth.log.content import ContentState
 from sealedhealth.log.freshness import check_seen, check_still_anchored, check_store_not_ahead
 from sealedhealth.log.link import Link, file_digest
 from sealedhealth.log.reading import apply_content, load_content
-from sealedhealth.log.replay import Log, LogStep
+from sealedhealth.log.replay import Log, LogStep, Rewound
 from sealedhealth.log.roster import Author, Policy
 from sealedhealth.log.state import LogState
 from sealedhealth.profiles import KeyContext, Profile, connect
@@ -265,11 +266,12 @@ class Engine:
     def _follow(self, entries: Sequence[AnchorEntry]) -> None:
         """Go on from the current state by the anchors that come next."""
         state = self.loaded.state.copy()
-        steps = self.log.replay(state, entries)
         try:
+            steps = self.log.replay(state, entries)
             self.adopt(state, steps)
-        except (KeyDestroyed, KeyRetired):
+        except (KeyDestroyed, KeyRetired, Rewound):
             # Somebody destroyed a key that these commits were sealed with: only the newest checkpoint leads past that.
+            # Or the data controller took back what this state stands on.
             self._loaded = self._open_newest()
 
     def _catch_up(self) -> None:
@@ -335,6 +337,11 @@ class Engine:
 
     def load(self, last: int, trusted: Policy, *, checkpoints: bool = True) -> Loaded:
         """The state after the anchor *last*, from the nearest checkpoint or from the start."""
+        while True:
+            with suppress(Rewound):  # by a checkpoint of what was taken back: the log knows now, and takes another
+                return self._load(last, trusted, checkpoints)
+
+    def _load(self, last: int, trusted: Policy, checkpoints: bool) -> Loaded:
         found = self.log.nearest_checkpoint(last, trusted) if checkpoints else None
         contents: dict[bytes, ContentState] | None = {}
         checkpoint_bytes = 0

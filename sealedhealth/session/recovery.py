@@ -22,7 +22,7 @@ from sealedhealth.profiles import Profile
 from sealedhealth.session.engine import Engine
 from sealedhealth.session.urls import lookup, normal_url
 
-__all__ = ["LostAnchor", "ReanchorReport", "reanchor"]
+__all__ = ["LostAnchor", "ReanchorReport", "reanchor", "refuse_strangers"]
 
 _WINDOW = 64  #: copies of links fetched at once, and numbers without a valid link that are looked past
 #: Stands where a link that counted for nothing is lost: it counts for nothing, too.
@@ -85,7 +85,7 @@ def reanchor(
     """
     url = normal_url(url)
     engine = Engine.get(url, profile)
-    _refuse_strangers(engine)
+    refuse_strangers(engine)
     log = _Log(engine)
     log.read()
     remembered = dict(seen or {})
@@ -138,6 +138,7 @@ class _Log:
         """Replay what is anchored, then what only the store has; a void link counts when a valid one follows."""
         log, state = self._engine.log, self.state
         entries = log.anchors_from(0)
+        log.learn(self._waiting(len(entries)))
         log.replay(state, entries)
         self.digests = {entry.sequence: file_digest(entry.link).hex() for entry in entries}
         good = state.sequence, state.refusals
@@ -163,6 +164,12 @@ class _Log:
                 good = state.sequence, state.refusals
         # Behind the last valid link the host may put what it likes.
         state.sequence, state.refusals = good
+
+    def _waiting(self, first: int) -> list[AnchorEntry]:
+        """The store's copies from *first* on: what the root key takes back in one of them is lost, too."""
+        now = self._engine.context.service.now()
+        numbers = range(first, first + _WINDOW)
+        return [AnchorEntry(number, raw, now) for number in numbers if (raw := self._copy(number)) is not None]
 
     def _copy(self, sequence: int) -> bytes | None:
         if sequence > self._fetched:
@@ -192,13 +199,14 @@ def _name(link: Link) -> str:
     return "root" if link.author_id == ROOT_AUTHOR else link.author_id.hex()
 
 
-def _refuse_strangers(engine: Engine) -> None:
+def refuse_strangers(engine: Engine) -> None:
+    """Raise ``AccessDenied`` unless this identity has the root key, and may sign by it."""
     with suppress(KeyMissing):
         if engine.context.service.author(engine.root_name).public_key == engine.log.descriptor.root_key:
             engine.sign_as_root(b"sealedhealth/v1/reanchor\0" + engine.dataset_id)  # whether it may, nothing else
             return
     raise AccessDenied(
-        "Only the data controller may anchor links again: the root key is not in this key service.",
+        "Only the data controller may do this: the root key is not in this key service.",
         safe="Nothing was changed.",
     )
 

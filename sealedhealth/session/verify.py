@@ -131,7 +131,7 @@ def _compare_links(engine: Engine, steps: list[LogStep]) -> list[str]:
 
 def _compare_states(checkpointed: LogState, replayed: LogState) -> list[str]:
     """The public table of the checkpoint: keys, change sets, tombstones, policy."""
-    names = ("head", "policy", "keys", "changes", "destroyed", "minimum", "horizon", "policy_sequence")
+    names = ("head", "policy", "keys", "changes", "destroyed", "minimum", "horizon", "policy_sequence", "voids")
     return [
         f"the checkpoint says something else of the log's {name.replace('_', ' ')} than the log"
         for name in names

@@ -354,6 +354,26 @@ class TestVerbs:
         assert [found["location"] for found in report["locations"]] == [place, {**place, "jurisdiction": "FR"}]
         assert [found["commits"] for found in report["locations"]] == [last, 1]
 
+    def test_void(self, full):
+        """A commit that nobody can read stops everybody until it is taken back; that is asked for, and shown."""
+        assert "nothing is to be taken back" in full.ok("void", "ds")
+        before = full.ok("ls", "ds/labs")
+        last = full.json("log", "ds")[0]["commit"]
+        full.ok("put", full.write("late.csv", "x,3"), "ds/labs/")
+        newest = max((full.folder / "ds/.sealedhealth/changes").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        newest.unlink()
+        assert "sealedhealth void" in full.fails(5, "ls", "ds/labs")["next"]
+        [plan] = full.json("void", "ds", "--dry-run")
+        assert (plan["done"], plan["first"], plan["commit"]) == (False, last + 1, last + 2)
+        assert plan["missing"] == [newest.name]
+        full.run("void", "ds", code=130)  # nobody there to ask
+        assert full.fails(5, "ls", "ds/labs")
+        [done] = full.json("void", "ds", "--yes")
+        assert done == {**plan, "done": True}
+        assert full.ok("ls", "ds/labs") == before
+        assert "void: The data controller took it back" in full.ok("log", "ds")
+        assert full.json("verify", "ds")[0]["void"] == 1
+
     def test_keystore_backup(self, full):
         """A backup brings everything back; an older one than the last commit is noticed."""
         assert full.fails(2, "keystore", "backup", "ks.zip")["class"] == "InvalidInput"

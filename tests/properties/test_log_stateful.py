@@ -8,17 +8,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from adversary import World
+from adversary import Adversary, Planted, World
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from repacking import commit_repack
 
 from sealedhealth.errors import AccessDenied, ConflictError, InvalidInput, KeyDestroyed, NotFound, SnapshotCollected
+from sealedhealth.log.names import change_name
 from sealedhealth.log.paths import parents
 from sealedhealth.log.roster import Role
 from sealedhealth.session.maintenance import collect, destroy_keys, maintain, rewrap, rotate
 from sealedhealth.session.verify import verify
+from sealedhealth.session.voiding import void_commits
 
 MEMORY = Path("/dev/shm")
 ACTORS = st.sampled_from(["author", "second", "third"])
@@ -113,6 +115,7 @@ class LogModel(RuleBasedStateMachine):
         self.tags = {}
         self.tokens = itertools.count()
         self.horizon = 0
+        self.voids = 0
         self.forgotten = 0  # snapshots before this may not open: keys of theirs were destroyed
 
     def teardown(self):
@@ -120,7 +123,7 @@ class LogModel(RuleBasedStateMachine):
         if hasattr(self, "world"):
             try:
                 report = verify(self.world.open())
-                assert report.void == 0
+                assert report.void == self.voids
                 assert report.refused == ()
                 assert report.commits == len(self.commits)
             finally:
@@ -291,6 +294,22 @@ class LogModel(RuleBasedStateMachine):
         entries = [session.snapshot.get(path) for path in moved]
         assert {entry.data_key_id for entry in entries} == {keys[chosen]}
         assert len({entry.object_id for entry in entries}) == 1
+        self.refresh(actor)
+
+    @rule(actor=ACTORS, shown=st.booleans())
+    def taken_back(self, actor, shown):
+        """Somebody commits what nobody has, or only this actor was shown; the controller takes it back."""
+        thief = Adversary(self.world, "third")
+        change = thief.data([Planted("stolen", b"x")])
+        thief.commit(change, store=shown)
+        if shown:
+            self.sessions[actor].refresh()
+            assert self.sessions[actor].snapshot.get("stolen") is not None
+            thief.store.delete_many([change_name(change.change_id)])
+        report = void_commits(self.world.url, self.profiles["author"])
+        assert report.first == len(self.commits)
+        self.commits += [dict(self.commits[-1])] * 2
+        self.voids += 1
         self.refresh(actor)
 
     @rule(actor=ACTORS)

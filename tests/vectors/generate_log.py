@@ -401,6 +401,10 @@ def links() -> dict[str, Vector]:
         assert old in written
         return link(written.replace(old, new))
 
+    def root_void(first: int | None) -> bytes:
+        return link(one_way(link_document(void=first)), author=ROOT)
+
+    taken = link_document(void=3)
     good, document = link(), link_document()
     change = document["changes"][0]
     hint = {"id": label("checkpoint", 16).hex(), "digest": label("c digest", 48).hex(), "size": 999, "sequence": 5}
@@ -415,6 +419,16 @@ def links() -> dict[str, Vector]:
             with_members(changes=several[:256]),
             result=link_document(changes=several[:256]),
         ),
+        "link_void": Vector(
+            "the root key takes back what came before", "link", root_void(3), result=taken, public_key=ROOT.public
+        ),
+        "link_void_one": Vector(
+            "only the one before", "link", root_void(6), result={**taken, "void": 6}, public_key=ROOT.public
+        ),
+        "link_void_by_author": case("an author takes something back", with_members(void=3), "malformed"),
+        "link_void_itself": Vector("it takes itself back", "link", root_void(7), "malformed", public_key=ROOT.public),
+        "link_void_all": Vector("it takes all back", "link", root_void(0), "malformed", public_key=ROOT.public),
+        "link_void_null": Vector("null is no number", "link", root_void(None), "malformed", public_key=ROOT.public),
         "link_spaced": case("JSON need not be written in the one way", payload(b":7", b": 7"), result=document),
         "link_other_key": case("signed by somebody else", link(signer=STRANGER), "tampered"),
         "link_payload_flipped": case("a bit of the payload", flip(good, 40), "tampered"),

@@ -670,6 +670,76 @@ def settings() -> dict[str, Vector]:
     }  # fmt: skip
 
 
+def taken_back() -> dict[str, Vector]:
+    """Commits that the root key takes back, whether or not the store has their change sets."""
+
+    def commit(log: Log, name: str = "x", *, missing: bool = True) -> Log:
+        change = data(name, PRODUCER, puts={"lille/x": 5})
+        log.add(change)
+        if missing:
+            del log.files[change.id]
+        return log
+
+    def take_back(log: Log, first: int, *again: Change, author: Author = ROOT, **how: Any) -> None:
+        nothing = Change(f"nothing {len(log.links)}", author, "collect")
+        log.add(*(again or (nothing,)), author=author, void=first, **how)
+
+    def digest(log: Log, number: int) -> str:
+        return hashlib.sha384(log.links[number]).hexdigest()
+
+    def others(comment: str, **how: Any) -> Vector:
+        log = started()
+        take_back(log, 1, head=False, **how)
+        log.add(last)
+        return Vector(comment, log, ["void", "accepted"], (A, B, "c"))
+
+    last = data("last", CURATOR, puts={"c": 5})
+    found = {}
+    for name, absent in {"missing": True, "present": False}.items():
+        log = commit(started(), missing=absent)
+        take_back(log, 3, parent=digest(log, 2))
+        log.add(last)
+        comment = f"its change set is {name}, and it does not count"
+        found[f"taken_back_{name}"] = Vector(comment, log, ["void", "accepted", "accepted"], (A, B, "c"))
+    log = commit(started())
+    between = data("between", OTHER, puts={"nantes/d": 5})
+    log.add(between)
+    take_back(log, 3, between, parent=digest(log, 2))
+    again = Vector(
+        "what others committed meanwhile is committed again", log, ["void", "void", "accepted"], (A, B, "nantes/d")
+    )
+    log = commit(started())
+    take_back(log, 3, parent=digest(log, 2))
+    commit(log, "y")
+    log.links.append(b"garbage")
+    take_back(log, 5, parent=digest(log, 4))
+    log.add(last)
+    twice = Vector("twice", log, ["void", "accepted", "void", "void", "accepted", "accepted"], (A, B, "c"))
+    log = commit(started())
+    take_back(log, 3, parent=digest(log, 2))
+    take_back(log, 4, parent=digest(log, 2))
+    log.add(last)
+    over = Vector(
+        "the link that took it back is taken back: what it said of those before it stays",
+        log, ["void", "void", "accepted", "accepted"], (A, B, "c"),
+    )  # fmt: skip
+    log = commit(started())
+    take_back(log, 3, parent=digest(log, 2))
+    del log.files[label("change nothing 4", 16)]
+    withheld = Vector("the change set of the link that takes back is missing", log, [], expect="missing")
+    return {
+        **found,
+        "taken_back_again": again,
+        "taken_back_twice": twice,
+        "taken_back_over": over,
+        "taken_back_withheld": withheld,
+        "taken_back_by_curator": others("a curator takes something back", author=CURATOR),
+        "taken_back_forged": others("not signed by the root key", signer=CURATOR),
+        "taken_back_elsewhere": others("a genuine link, at another number", sequence=9),
+        "taken_back_foreign": others("a genuine link of another dataset", dataset=label("else", 16).hex()),
+    }
+
+
 def errors() -> dict[str, Vector]:
     """What the store must not do."""
     log = started()
@@ -690,7 +760,8 @@ def errors() -> dict[str, Vector]:
 
 def vectors() -> dict[str, Vector]:
     """Every vector, by the name of its file."""
-    return accepted() | void() | refused() | sections_refused() | repacked() | placed() | settings() | errors()
+    counted = accepted() | repacked() | placed() | settings()
+    return counted | void() | refused() | sections_refused() | taken_back() | errors()
 
 
 def main() -> int:
