@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +16,11 @@ from fsspec.callbacks import Callback
 
 from sealedhealth.errors import SealedHealthError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from sealedhealth.log.entry import Entry
     from sealedhealth.session import Session, Transaction
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Download", "Upload", "download_all", "download_one", "local_file", "upload_all"]
 
 _SMALL = 1 << 20
+_PART = re.compile(r"\.sealedhealth-[0-9a-f]{16}\.part")
+_LEFT_OVER = 60  #: seconds without a write after which a file may be one that nobody writes any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,7 @@ def _whole(target: str, mode: int | None) -> Iterator[BinaryIO]:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123
+            _lock(descriptor)
             if mode is not None:
                 os.fchmod(descriptor, stat.S_IMODE(mode))
             yield file
@@ -82,6 +92,30 @@ def _whole(target: str, mode: int | None) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
         raise
+
+
+def _lock(descriptor: int) -> bool:
+    """Mark a file as somebody's who is alive; whether nobody else has. The mark goes with the process."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # marked by another, or a file system that knows no marks
+        return False
+    return True
+
+
+def sweep(folder: str) -> None:
+    """Remove what was left in *folder* by a download that was killed."""
+    with suppress(OSError), os.scandir(folder) as listing:
+        for item in listing:
+            if _PART.fullmatch(item.name) and time.time() - item.stat(follow_symlinks=False).st_mtime > _LEFT_OVER:
+                descriptor = os.open(item.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    if _lock(descriptor):
+                        os.unlink(item.path)  # noqa: PTH108
+                finally:
+                    os.close(descriptor)
 
 
 def download_one(session: Session, entry: Entry, sink: BinaryIO, callback: Callback) -> None:
@@ -97,6 +131,8 @@ def download_one(session: Session, entry: Entry, sink: BinaryIO, callback: Callb
 def download_all(session: Session, files: Sequence[Download], callback: Callback) -> None:
     """Fetch files, the small ones many at a time; ``callback`` counts files, its branches count bytes."""
     callback.set_size(len(files))
+    for folder in {os.path.dirname(file.target) or os.curdir for file in files}:  # noqa: PTH120
+        sweep(folder)
     small = [file for file in files if file.entry.size <= _SMALL]
     for index, content in session.read_files([file.entry for file in small]):
         file = small[index]
