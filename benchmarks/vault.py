@@ -29,7 +29,7 @@ from sealedhealth.keys.vault.table import VaultTable
 from sealedhealth.profiles import Profile, connect, disconnect, load_profile
 from sealedhealth.session import Session, create_dataset
 from sealedhealth.session.engine import Engine
-from sealedhealth.session.maintenance import checkpoint
+from sealedhealth.session.maintenance import maintain
 
 MOUNTS = Mounts()
 TOKEN = "SEALEDHEALTH_BENCH_TOKEN"
@@ -56,7 +56,7 @@ def run(*, quick: bool) -> Section:
         section.row(f"seal {objects:,} objects, one commit", *_groups(requests), seconds(time_to_seal))
         section.figure(Figure.at_most(f"requests for keys to seal {objects:,} objects", requests["keys"], 3))
 
-        checkpoint(session)
+        maintain(session, force=True)
         # A machine that has never seen the dataset, and one that has.
         stranger = _profile(place, address)
         requests = _counted(stranger)
@@ -72,7 +72,7 @@ def run(*, quick: bool) -> Section:
         local = load_profile()
         twin = create_dataset(str(place / "twin"), local)
         _put(twin, files)
-        checkpoint(twin)
+        maintain(twin, force=True)
         race = Race(rounds).run(
             {
                 "vault": lambda: len(_open(session.url, stranger).snapshot),
