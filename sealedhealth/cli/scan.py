@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -74,7 +74,7 @@ def scan_command(
     place = normal_url(url)
     store = chosen.open_store(place)
     identify, anchors = (None, None) if wanted else _known_to(chosen, asked=profile_name is not None)
-    with output.progress("scanning") as bar:
+    with output.progress("scanning") as bar, _inside(url, chosen, known=identify is not None):
         report = scan(
             store,
             ids=wanted,
@@ -121,6 +121,24 @@ def _known_to(chosen: Profile, *, asked: bool) -> tuple[Callable[[str], bytes | 
         return bytes.fromhex(pinned) if pinned else None
 
     return identify, context.anchors if context is not None else None
+
+
+@contextmanager
+def _inside(url: str, chosen: Profile, *, known: bool) -> Iterator[None]:
+    """Say so when nothing is there since the URL is that of a path inside a dataset."""
+    from sealedhealth.session.urls import find_root
+
+    try:
+        yield
+    except NotFound:
+        if known:
+            with suppress(SealedHealthError):
+                root, path = find_root(url, chosen)
+                if path:
+                    raise click.UsageError(
+                        f"This is about a whole dataset, not about a path in it. Name {root}"
+                    ) from None
+        raise
 
 
 # --- showing -----------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ class _Scan:
 
     def _upload(self, one: Unfinished) -> None:
         """Report an upload that was begun and not ended."""
-        stored = Stored(one.name, one.size or 0, one.started)
+        stored = Stored(one.name, one.size or 0, one.started, kind="upload" if one.size is None else "file")
         self._note("what unfinished uploads hold: their host can read it, and shows it to nobody else")
         if self.datasets.is_place(one.name):
             self._add("unfinished", one.name, "an upload that goes on, or was given up", stored)
@@ -294,7 +294,7 @@ class _Scan:
         canary: Canary | None = None,
         count: int = 1,
     ) -> None:
-        known = stored is not None and stored.name != self.store.url
+        known = stored is not None and stored.name != self.store.url and stored.kind != "upload"
         self.findings.append(
             Finding(
                 kind,

@@ -307,6 +307,7 @@ class TestBehindTheListing:
             ("unfinished", f"cardio/{object_name(bytes(16))}"),
         }
         assert all(one.modified for one in report.findings)
+        assert {one.size for one in report.findings} == {None, len(TABLE)}
         assert any("unfinished uploads" in what for what in report.not_looked_into)
 
     def test_metadata_and_tags(self, make_place, monkeypatch):

@@ -244,6 +244,7 @@ class TestCommand:
         "arguments, status, says",
         [
             (["nowhere"], 3, "nothing at"),
+            (["host/cardio/a.csv"], 2, "a whole dataset"),
             (["host", "--id", "cardio"], 2, "32 hexadecimal digits"),
             (["host", "--canary", "absent.txt"], 2, "absent.txt"),
             (["host", "--canary", "short.txt"], 2, "line 1"),
