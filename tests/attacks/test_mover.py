@@ -258,6 +258,21 @@ class TestStolenProducer:
             assert report.sequence == world.newest()
         assert copy(world, host, target).error() is None
 
+    def test_link_that_nobody_anchored(self, world, thief, host, target):
+        """Signed by rights and put on the store only: no commit for whoever reads the anchors, and one for others."""
+        adversary = Adversary(world, "producer")
+        change = adversary.data([Planted("hospital/x", b"x")])
+        raw = change.pack(adversary.sign)
+        last = world.newest()
+        host.put(change_name(change.change_id), raw)
+        host.put(link_name(last + 1), adversary.link({change.change_id: raw}))
+        assert PublicLog.read(host, world.dataset_id).sequence == last + 1
+        report = copy(world, host, target, anchors=world.service)
+        assert report.error() is None
+        assert report.sequence == last
+        assert not target.exists(link_name(last + 1))
+        assert not target.exists(change_name(change.change_id))
+
     def test_left_the_roster(self, world, thief, host):
         """What it signed before it left stays checked, and counts."""
         world.join("producer", Role.PRODUCER, prefix="hospital", active=False)
