@@ -67,9 +67,7 @@ def test_names_that_s3_cannot_hold(url):
         open_store(url, SECRET)
 
 
-@pytest.mark.parametrize(
-    "url,extra", [("az://box/x", "azure"), ("abfss://box/x", "azure"), ("gs://box/x", "gcs"), ("sftp://host/x", "sftp")]
-)
+@pytest.mark.parametrize("url,extra", [("az://box/x", "azure"), ("abfss://box/x", "azure"), ("gs://box/x", "gcs")])
 def test_the_extra_to_install_is_named(monkeypatch, url, extra):
     """For each kind of host that this package has an extra for."""
 
@@ -80,6 +78,15 @@ def test_the_extra_to_install_is_named(monkeypatch, url, extra):
     monkeypatch.setattr("sealedhealth.stores.sftp.SftpFiles.__init__", refuse)
     with pytest.raises(InvalidInput, match=rf"pip install 'sealedhealth\[{extra}\]'"):
         open_store(url, SECRET)
+
+
+def test_the_extra_for_sftp_is_named(monkeypatch):
+    """Its client is asked for by this package itself."""
+    for module in ("sealedhealth.stores.sftp", "fsspec.implementations.sftp"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    with pytest.raises(InvalidInput, match=r"pip install 'sealedhealth\[sftp\]'"):
+        open_store("sftp://host/x")
 
 
 def test_options_that_contradict_are_refused():
