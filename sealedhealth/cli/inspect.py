@@ -163,6 +163,7 @@ def _link(data: bytes) -> dict[str, Any]:
         "digest": file_digest(data).hex(),
         "changes": [change.change_id.hex() for change in link.changes],
         "checkpoint": link.checkpoint.sequence if link.checkpoint else None,
+        "takes_back_from": link.void,
         "signature": "not checked",
     }
 
