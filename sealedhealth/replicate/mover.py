@@ -12,7 +12,7 @@ from typing import Any
 
 from sealedhealth.errors import RolledBack, SealedHealthError
 from sealedhealth.keys.base import AnchorStore
-from sealedhealth.log.link import Link
+from sealedhealth.log.link import Link, file_digest
 from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, link_name
 from sealedhealth.replicate.moving import Mover, Outcome, Pause
 from sealedhealth.replicate.public import Expected, PublicLog
@@ -151,7 +151,9 @@ class _Run:
             there.store.put(DESCRIPTOR_NAME, self._public.descriptor)
             there.store.flush()
             report.copied.add("descriptor", len(self._public.descriptor))
-        report.complete = last >= 0
+        if last >= 0:
+            report.sequence, report.digest = last, file_digest(self._public.links[last]).hex()
+            report.complete = True
 
     def _lacking(self, files: Iterable[Listed], *, check: bool) -> Iterator[tuple[str, Expected]]:
         """What the destination has not got, or (with *check*) has not got right."""

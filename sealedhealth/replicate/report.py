@@ -85,7 +85,7 @@ class ReplicateReport(_Report):
     source: Mapping[str, Any] = field(default_factory=dict)  #: URL, store, endpoint, region, jurisdiction
     destination: Mapping[str, Any] = field(default_factory=dict)
     first: bool = False  #: whether there was no whole copy before
-    complete: bool = False  #: whether the destination has the source's last commit now
+    complete: bool = False  #: whether the destination is a whole dataset now, up to :attr:`sequence`
     copied: Tally = field(default_factory=Tally)
     present: Tally = field(default_factory=Tally)  #: there already, by name and size
     checked: Tally = field(default_factory=Tally)  #: of those present, read and checked once more

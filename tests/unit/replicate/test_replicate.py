@@ -21,7 +21,8 @@ from sealedhealth.errors import (
     TamperedError,
     Throttled,
 )
-from sealedhealth.log.names import DESCRIPTOR_NAME, link_name, object_name
+from sealedhealth.log.link import Link
+from sealedhealth.log.names import DESCRIPTOR_NAME, change_name, link_name, object_name
 from sealedhealth.replicate import PublicLog, check_host, moving, replicate
 from sealedhealth.session import Session, maintenance
 from sealedhealth.stores import open_store
@@ -193,6 +194,25 @@ class TestBadSource:
         flip(world, name)
         assert copy(world, source, target).error() is None
         assert PublicLog.read(target, world.dataset_id).sequence == world.newest()
+
+    def test_change_set_lost_meanwhile(self, world, source, target, monkeypatch):
+        """It was there when the log was read: the copy ends before its commit all the same."""
+        read = PublicLog.read.__func__
+        [ref] = Link.read(Link.split((world.host / link_name(2)).read_bytes())).changes
+
+        def read_then_lose(cls, *arguments, **options):
+            public = read(cls, *arguments, **options)
+            (world.host / change_name(ref.change_id)).unlink(missing_ok=True)
+            return public
+
+        with monkeypatch.context() as patched:
+            patched.setattr(PublicLog, "read", classmethod(read_then_lose))
+            report = copy(world, source, target)
+        assert report.missing == [change_name(ref.change_id)]
+        assert report.sequence == 1
+        copied = PublicLog.read(target, world.dataset_id)
+        assert copied.problems == []
+        assert (copied.sequence, copied.head.hex()) == (1, report.digest)
 
     def test_missing_link(self, world, source, target):
         """What follows a missing link is not copied."""
