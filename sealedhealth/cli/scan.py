@@ -214,7 +214,7 @@ def _age(time: datetime | None) -> str:
 
 
 def _looked_at(report: ScanReport) -> str:
-    said = f"Looked at {report.files:,} files, {output.human_size(report.bytes)}"
+    said = f"Looked at {report.files:,} {'file' if report.files == 1 else 'files'}, {output.human_size(report.bytes)}"
     if report.canaries:
         said += f"; searched {output.human_size(report.searched)}"
         said += f" (and {output.human_size(report.expanded)} expanded)" if report.expanded else ""
