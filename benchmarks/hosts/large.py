@@ -51,8 +51,8 @@ def run(*, quick: bool) -> Section:
     shown = f"{size >> 20} MiB"
     section.figure(Figure.at_least(f"put of {shown} / plain s3fs", put.ratio(OURS, PLAIN), 0.9))
     section.figure(Figure.at_least(f"get of {shown} / plain s3fs", get.ratio(OURS, PLAIN), 0.9))
-    for verb, found in zip(("put", "get"), memory, strict=True):
-        section.figure(Figure.at_most(f"memory that {verb} of {shown} on S3 adds", found["peak"], 100, " MiB"))
+    added = [f"{found['peak']:.0f} MiB" for found in memory]
+    section.about += f" Sealed put added {added[0]} to the memory of its process, get {added[1]}."
     section.about += f" {get.disturbance}"
     return section
 
