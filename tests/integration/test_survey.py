@@ -10,21 +10,19 @@ from sealedhealth.stores.survey import survey
 NAMES = ["a", "a//b", "dir/", "x?versionId=1", "sealed::s3:%2F", "ünï", "with space", ".hidden", "*", "a+b&c", "[0-9]"]
 
 
-@pytest.mark.seaweed
-def test_keys_of_any_form(seaweed_server, make_place):
+@pytest.mark.moto
+def test_keys_of_any_form(make_place):
     """Keys that fsspec takes for directories, versions or patterns are read as they are."""
-    store = make_place("seaweed").store()
+    store = make_place("moto").store()  # SeaweedFS makes paths of some keys, and keeps them under others
     bucket, prefix, _ = store.fs.split_path(store.root)
     for name in NAMES:
         store.fs.call_s3("put_object", Bucket=bucket, Key=f"{prefix}/{name}", Body=f"content of {name}".encode())
     found = survey(store)
     files = {stored.name: stored for stored in found.files()}
-    # SeaweedFS makes paths of some keys and keeps them under others.
-    kept = {name: f"content of {name}".encode() for name in NAMES if name in files}
-    assert len(kept) > 8
-    spans = [(files[name], 0, files[name].size) for name in kept]
-    assert found.read(spans) == list(kept.values())
-    assert found.read([(spans[0][0], 2, 5)]) == [kept["a"][2:5]]
+    assert files.keys() == set(NAMES)
+    spans = [(files[name], 0, files[name].size) for name in NAMES]
+    assert found.read(spans) == [f"content of {name}".encode() for name in NAMES]
+    assert found.read([(files["a"], 2, 5)]) == [b"nte"]
 
 
 @pytest.mark.seaweed
