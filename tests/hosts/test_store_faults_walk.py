@@ -219,7 +219,7 @@ def walk(world, run, harm, position):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_faults_at_every_request(world, name, long_walk):
-    """Of each operation; the short form takes every fault at a few requests, others for each fault."""
+    """Of each operation; the short form takes every other fault at one request each."""
     run = OPERATIONS[name]
     assert attempt(world, run)[1] is None
     world.check(crashes.contents(world.anew()), "honest")
@@ -230,11 +230,14 @@ def test_faults_at_every_request(world, name, long_walk):
     count = world.proxy.count()
     assert count > 0
     world.check(crashes.contents(world.anew()), "honest")
-    happened = 0
+    happened = steps = 0
+    turn = [*OPERATIONS].index(name)
     for index, harm in enumerate(HARMS):
-        for position in range(count + 3) if long_walk else [index % count]:
-            happened += walk(world, run, harm, position)
-    assert happened >= len(HARMS) * (count if long_walk else 1) * 0.7
+        if long_walk or (index + turn) % 2:
+            for position in range(count + 3) if long_walk else [(index + turn // 2) % count]:
+                happened += walk(world, run, harm, position)
+                steps += 1
+    assert happened >= steps * 0.6
     world.anew()
     verify(world.session)
 
@@ -242,7 +245,7 @@ def test_faults_at_every_request(world, name, long_walk):
 # --- a host that lives in the past --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", [reopen, put_small, get_whole, checkpoint, collect])
+@pytest.mark.parametrize("run", [reopen, checkpoint, collect])
 def test_a_host_that_repeats_itself(world, run):
     """Answers from long ago: work goes on or is an error, and nothing that is needed is deleted."""
     for where in ("List", "GetObject"):
