@@ -184,15 +184,8 @@ class _Run:
                 self._report.present.add(expected.kind, expected.size)
 
     def _forgive_collected(self) -> None:
-        """What is missing may have been collected since the log was read: look at the log again."""
         missing = {one.name for one in self._mover.outcomes if one.state == "missing"}
-        if missing:
-            try:
-                newer = PublicLog.read(self._source, self._public.dataset_id)
-            except SealedHealthError:
-                return
-            if newer.sequence > self._public.sequence and newer.state.dataset_id == self._public.dataset_id:
-                self._gone = {name for name in missing if name not in newer.files and name in newer.known}
+        self._gone = _collected_since(self._source, self._public, missing)
 
     def _copy_links(self) -> int:
         """Copy links in order; the number of the last one that the destination has then."""
@@ -262,8 +255,23 @@ def check_host(
     for files in (there.fixed("segment"), there.objects()):
         mover.run(_listed(store, files, report, data=data))
     report.findings += map(Finding.of_outcome, mover.outcomes)
+    gone = _collected_since(store, public, set(report.missing) - bad)
+    report.findings = [one for one in report.findings if one.name not in gone]
     report.seconds = time.monotonic() - began
     return report
+
+
+def _collected_since(store: ObjectStore, public: PublicLog, missing: set[str]) -> set[str]:
+    """Those of *missing* that were collected since the log was read: nobody needs them any more."""
+    if not missing:
+        return set()
+    try:
+        newer = PublicLog.read(store, public.dataset_id)
+    except SealedHealthError:
+        return set()
+    if newer.sequence <= public.sequence or newer.steps[: len(public.steps)] != public.steps:
+        return set()
+    return {name for name in missing if name not in newer.files and name in newer.known}
 
 
 def _listed(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from datetime import timedelta
 
@@ -50,7 +49,6 @@ def world(built):
     """The same dataset for each test."""
     world, copies = built
     yield world
-    shutil.rmtree(world.root / "elsewhere", ignore_errors=True)
     for place, copy in copies.items():
         world.restore(copy, place)
 
@@ -62,9 +60,9 @@ def source(world):
 
 
 @pytest.fixture
-def target(world):
+def target(tmp_path):
     """An empty place on another host."""
-    return open_store(str(world.root / "elsewhere"), {})
+    return open_store(str(tmp_path / "elsewhere"), {})
 
 
 def waits(seconds):
@@ -241,8 +239,9 @@ class TestBadSource:
             copy(world, source, target, head=(99, bytes(48)))
         assert content(target) == {}
 
-    def test_collected_meanwhile(self, world, source, target, monkeypatch):
-        """What garbage collection deletes while it is copied is missed by nobody."""
+    @pytest.mark.parametrize("checked", [False, True])
+    def test_collected_meanwhile(self, world, source, target, monkeypatch, checked):
+        """What garbage collection deletes while it is copied, or checked, is missed by nobody."""
         read = PublicLog.read.__func__
         collected = []
 
@@ -254,7 +253,7 @@ class TestBadSource:
             return public
 
         monkeypatch.setattr(PublicLog, "read", classmethod(read_then_collect))
-        report = copy(world, source, target)
+        report = check_host(source, world.dataset_id) if checked else copy(world, source, target)
         assert collected[0].dropped > 0
         assert report.error() is None
         assert copy(world, source, target).error() is None
