@@ -14,6 +14,7 @@ and is left out when there is only one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sealedhealth.errors import InvalidInput, TruncatedError
 from sealedhealth.format.header import HEADER_SIZE
@@ -96,6 +97,7 @@ class Layout:
         return self.body_end, self.sealed_size
 
 
+@lru_cache(4096)  # a listing asks for every file's, and packed files share an object
 def sealed_size(plain_size: int) -> int:
     """How many bytes the sealed object has, header and trailer included.
 

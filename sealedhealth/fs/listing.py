@@ -220,6 +220,8 @@ class CatalogueFileSystem(ChainedFileSystem):
             return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
         view = self._view()
         logical = self._logical(path)
+        if detail and not withdirs:  # one after the other: a hundred thousand entries at once would take time and room
+            return {(info := self._file_info(*item))["name"]: info for item in view.items(logical)}
         files: dict[str, Entry] = dict(view.items(logical))
         found: dict[str, Any] = dict.fromkeys(self._directories(view, files, logical)) if withdirs else {}
         found.update(files)
