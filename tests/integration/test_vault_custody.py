@@ -60,7 +60,7 @@ def test_nothing_in_clear_reaches_the_host_and_no_data_reaches_vault(
         again.destroy()
         sent, asked, answered = bytes(host.sent), bytes(vault.sent), bytes(vault.answered)
         world.close()
-    assert len(keys_seen) > 20
+    assert len(keys_seen) > 8  # data keys and object keys; the small files share one object
     needles = [Needle(what, spellings(text)) for what, text in CANARIES.items()]
     needles += [Needle("key", spellings(key)) for key in keys_seen]
     for needle in needles:
