@@ -74,6 +74,9 @@ class AzureStore(ObjectStore):
     def location(self) -> Location:
         return Location("az", endpoint_of(str(self.fs.service_client.url)))
 
+    def _tried(self) -> tuple[str, str]:
+        return self.location.endpoint, ""
+
     # --- writing -----------------------------------------------------------------------
 
     def put_many(self, objects: Mapping[str, Buffer]) -> None:

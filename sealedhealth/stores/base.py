@@ -399,13 +399,21 @@ class ObjectStore:
         try:
             return action()
         except Exception as error:  # noqa: BLE001 - sorted out by translate(), which returns programs' mistakes as they are
-            raised, cause = translate(error, doing=doing, scrub=self._scrub, writing=writing)
+            raised, cause = self._translate(error, doing, writing=writing)
         # Outside the handler: the original, which may carry a request, is not the new error's context.
         raise raised from cause
 
     def _raise(self, error: Exception, doing: str, *, writing: bool = False) -> NoReturn:
-        raised, cause = translate(error, doing=doing, scrub=self._scrub, writing=writing)
+        raised, cause = self._translate(error, doing, writing=writing)
         raise raised from cause
+
+    def _translate(self, error: Exception, doing: str, *, writing: bool = False) -> tuple[Exception, Exception | None]:
+        endpoint, hint = self._tried()
+        return translate(error, doing=doing, scrub=self._scrub, writing=writing, endpoint=endpoint, hint=hint)
+
+    def _tried(self) -> tuple[str, str]:
+        """For errors: the endpoint that requests go to, if that can be told, and what may be wrong with it."""
+        return "", ""
 
 
 class _SpooledWriter(StoreWriter):

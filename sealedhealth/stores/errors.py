@@ -161,7 +161,7 @@ def _is_ours_to_tell(error: Exception) -> bool:
 
 
 def translate(
-    error: Exception, *, doing: str, scrub: Scrubber, writing: bool = False
+    error: Exception, *, doing: str, scrub: Scrubber, writing: bool = False, endpoint: str = "", hint: str = ""
 ) -> tuple[Exception, Exception | None]:
     """The error to raise and its cause.
 
@@ -177,6 +177,10 @@ def translate(
     writing:
         Whether something was written: then an absent bucket or directory is meant, not
         an absent object.
+    endpoint:
+        The host that was asked, as in "s3.example.org:9000", if it is known.
+    hint:
+        What may be wrong with the choice of that host.
     """
     if isinstance(error, SealedHealthError) or not _is_ours_to_tell(error):
         return error, error.__cause__ if isinstance(error.__cause__, Exception) else None
@@ -184,11 +188,14 @@ def translate(
     said = scrub(str(error).partition("\nContent: ")[0]) or type(error).__name__  # Azure's answer, said twice
     number = error.errno if isinstance(error, OSError) else None
     cause: Exception = OSError(number, said) if number is not None else OSError(f"{type(error).__name__}: {said}")
-    doing = scrub(doing)
-    return _kind(error, number, doing, writing=writing), cause
+    raised = _kind(error, number, scrub(doing), writing=writing, endpoint=endpoint)
+    if hint and isinstance(raised, AccessDenied | NotFound | ServiceUnavailable) and not isinstance(raised, Throttled):
+        raised.next = f"{raised.next} {hint}"
+    return raised, cause
 
 
-def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) -> SealedHealthError:
+def _kind(error: Exception, number: int | None, doing: str, *, writing: bool, endpoint: str) -> SealedHealthError:
+    host = f"the host {endpoint}" if endpoint else "the host"
     if error_code(error) == "NoSuchUpload":
         return UploadGone(
             f"Could not {doing}: the host does not have this upload any more.", safe=_SAFE, next="Try again."
@@ -201,7 +208,7 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
         )
     if _is_without_bucket(error) or (writing and is_missing(error)):
         return NotFound(
-            f"Could not {doing}: the bucket or directory does not exist.",
+            f"Could not {doing}: the bucket or directory does not exist{f' at {endpoint}' if endpoint else ''}.",
             safe="Nothing was changed.",
             next="Create it, or correct the URL.",
         )
@@ -222,12 +229,16 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
         )
     code = error_code(error)
     if code in _UNKNOWN | _EXPIRED | {"RequestTimeTooSkewed"} or _status(error) in {401, 403}:
-        return _denied(doing, code, str(error))
-    if isinstance(error, PermissionError) or _is_a(error, *_CREDENTIALS):
-        return _denied(doing, code, "")
+        return _denied(doing, code, str(error), host)
+    if _is_a(error, *_CREDENTIALS):
+        return AccessDenied(
+            f"Could not {doing}: no usable credentials were found for {host}.", safe=_SAFE, next=_where_to_put(error)
+        )
+    if isinstance(error, PermissionError):
+        return _denied(doing, code, "", host)
     if 300 <= _status(error) < 400 or code in {"PermanentRedirect", "TemporaryRedirect"}:
         return StoreError(
-            f"Could not {doing}: the host sends us to another address.",
+            f"Could not {doing}: {host} sends us to another address.",
             safe="It was not followed: requests go to the endpoint of the profile only. " + _SAFE,
             next="Name the endpoint and the region of the bucket in the profile.",
         )
@@ -238,7 +249,7 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
             next="Make room and try again.",
         )
     if is_slow(code):
-        return Throttled(f"Could not {doing}: the host asks to slow down.", safe=_SAFE, next="Try again later.")
+        return Throttled(f"Could not {doing}: {host} asks to slow down.", safe=_SAFE, next="Try again later.")
     if number == errno.ENAMETOOLONG:
         return InvalidPath(
             f"Could not {doing}: the name is too long for the host.",
@@ -246,20 +257,33 @@ def _kind(error: Exception, number: int | None, doing: str, *, writing: bool) ->
             next="Choose a shorter place for the dataset.",
         )
     if isinstance(error, FileExistsError | IsADirectoryError) or number == errno.EINVAL or _status(error) in _REFUSED:
-        return StoreError(f"Could not {doing}: the host refused it.", safe=_SAFE, next="See the cause below.")
+        return StoreError(f"Could not {doing}: {host} refused it.", safe=_SAFE, next="See the cause below.")
     return ServiceUnavailable(
-        f"Could not {doing}: the host cannot be reached or did not answer properly.",
+        f"Could not {doing}: {host} cannot be reached or did not answer properly.",
         safe=_SAFE,
         next="Check the network and the endpoint, then try again.",
     )
 
 
-def _denied(doing: str, code: str, said: str) -> AccessDenied:
-    what, following = "the host does not allow it.", "Check the credentials of the store."
+def _where_to_put(error: Exception) -> str:
+    """Where the client of this host looks for credentials."""
+    if any(cls.__module__.startswith("azure.") for cls in type(error).__mro__):
+        return (
+            "Azure's SDK looks in AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_SAS_TOKEN, AZURE_CLIENT_ID with its"
+            " secret, a managed identity, and what `az login` left."
+        )
+    return (
+        "AWS's SDK looks in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in ~/.aws/credentials (AWS_PROFILE names the"
+        " section), and for the role of this machine."
+    )
+
+
+def _denied(doing: str, code: str, said: str, host: str) -> AccessDenied:
+    what, following = f"{host} does not allow it.", "Check the credentials of the store."
     if code in _EXPIRED or _EXPIRED_SIGNATURE in said:
         what, following = "the credentials expired.", "Get new credentials for the store, then try again."
     elif code in _UNKNOWN:
-        what = "the host does not know these credentials, or the secret is wrong."
+        what = f"{host} does not know these credentials, or the secret is wrong."
     elif code == "RequestTimeTooSkewed" or _OLD_DATE in said:
         what = "the clocks of this machine and of the host differ by too much."
         following = "Set the clock of this machine, then try again."

@@ -17,7 +17,7 @@ from sealedhealth.stores.base import ObjectStore, StoreWriter, Unfinished
 from sealedhealth.stores.errors import UploadGone, invalid_url, is_slow
 from sealedhealth.stores.location import Location, endpoint_of
 from sealedhealth.stores.parts import PartsWriter
-from sealedhealth.stores.presets import known_parts
+from sealedhealth.stores.presets import known_parts, known_region
 
 __all__ = ["S3Store", "s3_options"]
 
@@ -69,7 +69,22 @@ class S3Store(ObjectStore):
     def location(self) -> Location:
         # What the client was made with, after the options, the environment and AWS's own files had their say.
         meta = self._client().meta
-        return Location("s3", endpoint_of(meta.endpoint_url), meta.region_name or "")
+        endpoint = endpoint_of(meta.endpoint_url)
+        configured = meta.region_name if self._region() == meta.region_name else ""
+        return Location("s3", endpoint, configured or known_region(endpoint))
+
+    def _region(self) -> str:
+        """The region that somebody configured. Its client says ``us-east-1`` where nobody did: that is no fact."""
+        given = (table.get("region_name") for table in (self.fs.client_kwargs, self.fs.config_kwargs))
+        return str(next(filter(None, given), None) or self.fs.session.get_config_variable("region") or "")
+
+    def _tried(self) -> tuple[str, str]:
+        client = self.fs._s3  # as it is: it may be its making that failed
+        endpoint = endpoint_of(client.meta.endpoint_url) if client is not None else ""
+        named = self.fs.endpoint_url or self.fs.client_kwargs.get("endpoint_url")
+        if named or not endpoint.endswith(".amazonaws.com"):
+            return endpoint, ""
+        return endpoint, "No endpoint is named, so it was AWS's own: for another host choose its profile by --profile."
 
     def _client(self) -> Any:
         return self._do(f"find the endpoint of {self.url}", lambda: self.fs.s3)

@@ -17,7 +17,7 @@ from typing import Any
 
 from sealedhealth.errors import AccessDenied, MissingError, SealedHealthError, ServiceUnavailable, TruncatedError
 from sealedhealth.stores.base import ObjectStore
-from sealedhealth.stores.errors import is_missing, is_range_outside, translate
+from sealedhealth.stores.errors import is_missing, is_range_outside
 from sealedhealth.stores.local import LocalStore
 from sealedhealth.stores.s3 import S3Store
 
@@ -269,7 +269,7 @@ class _S3Survey(Survey):
             failed = []
             for index, answer in zip(waiting, found, strict=True):
                 if isinstance(answer, Exception) and not is_missing(answer) and not is_range_outside(answer):
-                    error, cause = translate(answer, doing=doing, scrub=store._scrub)
+                    error, cause = store._translate(answer, doing)
                     if attempt == _TRIES or not _passing(error):
                         raise error from cause
                     failed.append(index)

@@ -72,6 +72,38 @@ def test_an_absent_bucket_when_writing():
     assert type(translated(FileNotFoundError("no bucket"), writing=True)) is NotFound
 
 
+def test_no_credentials_at_all():
+    """Nothing was asked of the host: it did not refuse anything. Where AWS's client looks is said."""
+    ours = translated(NoCredentialsError())
+    assert "no usable credentials were found" in ours.what
+    assert "AWS_ACCESS_KEY_ID" in ours.next
+    azure = pytest.importorskip("azure.core.exceptions")
+    ours = translated(azure.ClientAuthenticationError("no"))
+    assert "no usable credentials were found" in ours.what
+    assert "AZURE_" in ours.next
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EndpointConnectionError(endpoint_url="http://127.0.0.1:9"),
+        NoCredentialsError(),
+        client_error("AccessDenied"),
+        client_error("InvalidAccessKeyId"),
+        client_error("NoSuchBucket"),
+        client_error("SlowDown"),
+        client_error("PermanentRedirect"),
+    ],
+    ids=str,
+)
+def test_the_endpoint_is_named(error):
+    """Which host it was, and what may be wrong with the choice of it, is part of the error."""
+    ours = translated(error, endpoint="s3.example.org", hint="Is it the right host?")
+    assert "s3.example.org" in ours.what
+    throttled = isinstance(ours, Throttled)
+    assert ours.next.endswith("Is it the right host?") is not throttled
+
+
 @pytest.mark.parametrize("error", [TypeError("x"), KeyError("x"), ZeroDivisionError(), AlreadyExists("ours")])
 def test_mistakes_of_programs_stay_what_they_are(error):
     """Only hosts' failures are translated."""
