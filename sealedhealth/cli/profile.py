@@ -129,9 +129,10 @@ def _presets(profile_name: str | None) -> None:
 @click.argument("name")
 @click.argument("url", required=False)
 def _check(profile_name: str | None, name: str, url: str | None) -> None:
-    """Check the profile NAME, and tell where URL is under it and whether it may be written to.
+    """Check the profile NAME, and tell where URL is under it and whether the profile allows writing there.
 
     No request is made: what is told is what the store's client would use, the environment and its own files included.
+    Whether there is such a bucket, and credentials for it, `doctor URL` asks the host.
     Ends with exit code 4 when the profile does not allow writing to URL.
 
     Examples
@@ -153,8 +154,10 @@ def _check(profile_name: str | None, name: str, url: str | None) -> None:
         store.check_writable()
     except ResidencyViolation as error:
         refused = error
-    document = {"profile": found.name, "url": store.url, **asdict(location), "writable": refused is None}
-    output.emit(document, output.fields(document))
+    document = {"profile": found.name, "url": store.url, **asdict(location), "allowed": refused is None}
+    shown = {key: value or None for key, value in document.items() if key != "allowed"}
+    by = "by the profile; the host was not asked" if refused is None else "no"
+    output.emit(document, output.fields({**shown, "writing_allowed": by}))
     if refused is not None:
         raise refused
 

@@ -130,12 +130,15 @@ def _dataset(url: str, chosen: Profile, dataset_id: str | None, *, anchors: bool
     """Which dataset it is, by somebody other than the store, and whoever says which commit is the newest."""
     from sealedhealth.dataset.upkeep import parse_id
     from sealedhealth.profiles import connect
-    from sealedhealth.session.urls import lookup
+    from sealedhealth.session.urls import find_root, lookup
 
     given = dataset_id or chosen.dataset_ids.get(url)
     if given is not None:
         return parse_id(given, "dataset"), connect(chosen).anchors if anchors else None
     context = connect(chosen)
+    root, path = find_root(url, chosen)
+    if path:
+        raise click.UsageError(f"This is about a whole dataset, not about a path in it. Name {root}")
     return lookup(url, chosen, context.registry).dataset_id, context.anchors
 
 

@@ -13,7 +13,7 @@ from sealedhealth.dataset.plan import Links, Upload, batches, inside, plan_get, 
 from sealedhealth.dataset.progress import Bar, bar_for
 from sealedhealth.dataset.tree import Change, differences, files_under, pairs
 from sealedhealth.dataset.upkeep import Upkeep, parse_id
-from sealedhealth.errors import AccessDenied, InvalidInput, NotFound
+from sealedhealth.errors import AccessDenied, AnchorRolledBack, InvalidInput, MissingError, NotFound, RolledBack
 from sealedhealth.log.roster import Settings
 from sealedhealth.profiles import Profile, connect, load_profile
 from sealedhealth.session import Session, checked_settings, create_dataset, find_root, normal_url, refuse_nesting
@@ -131,8 +131,15 @@ class Dataset(Upkeep):
             Engine.forget(url_before, known)
         try:
             return cls.open(place, profile=known)
-        except BaseException:
+        except BaseException as error:
             registry.register(before)
+            if isinstance(error, MissingError | RolledBack) and not isinstance(error, AnchorRolledBack):
+                old = next((other for other in before.urls if other != place), "SRC")
+                error.next = (
+                    f"A copy that is old or not whole? Run `sealedhealth replicate {old} {place}` (again): it copies"
+                    " what is missing. Then register it."
+                )
+                error.safe = "The key service's registry is as it was."
             raise
 
     @classmethod

@@ -104,12 +104,23 @@ class TestProfile:
             "endpoint": "s3.hospital.example",
             "region": "lille",
             "jurisdiction": "",
-            "writable": True,
+            "allowed": True,
         }
         monkeypatch.setenv("AWS_ENDPOINT_URL", "https://elsewhere.example")
         found, error = run("profile", "check", "chu", "s3://bucket/cardio", code=4)
-        assert not found["writable"]
+        assert not found["allowed"]
         assert error["class"] == "ResidencyViolation"
+
+    def test_check_tells_what_the_profile_says_only(self, run, config, capsys):
+        """Nobody asked the host: whether there is such a bucket, and credentials for it, is not what is told."""
+        config.write_text('[profiles.chu.store]\nendpoint_url = "http://127.0.0.1:9"\n')
+        run("profile", "check", "chu", "s3://no-such-bucket/cardio")
+        output.set_json(False)
+        assert app.run(["profile", "check", "chu", "s3://no-such-bucket/cardio"]) == 0
+        said = capsys.readouterr().out
+        assert "writable" not in said
+        assert "writing allowed      by the profile; the host was not asked" in said
+        assert "region               -" in said
 
 
 class TestDoctor:

@@ -151,6 +151,28 @@ def test_destination_outside_the_list(dataset, tmp_path, command, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
+def test_public_check_of_a_path(dataset, command):
+    """A path inside a dataset is told as such, as plain ``verify`` does it, with the root that was meant."""
+    for arguments in (["verify"], ["verify", "--public"]):
+        _, [error], code = command(*arguments, dataset.url + "/labs")
+        assert code == 2
+        assert dataset.url in error["what"]
+        assert "whole dataset" in error["what"]
+    _, [error], code = command("replicate", dataset.url + "/labs", dataset.url + "-copy")
+    assert (code, "whole dataset" in error["what"]) == (2, True)
+
+
+def test_a_stale_copy_is_brought_up_to_date(dataset, tmp_path, command):
+    """Registering a copy that lacks the newest commits: what helps is to copy again, and then it works."""
+    assert command("replicate", dataset.url, tmp_path / "new", "--id", dataset.id)[2] == 0
+    dataset.fs.pipe_file("later", b"later")
+    _, [error], code = command("register", dataset.id, tmp_path / "new", "--also")
+    assert code == 5
+    assert f"sealedhealth replicate {dataset.url} file://{tmp_path}/new" in error["next"]
+    assert command("replicate", dataset.url, tmp_path / "new", "--id", dataset.id)[2] == 0
+    assert command("register", dataset.id, tmp_path / "new", "--also")[2] == 0
+
+
 def test_human_output(dataset, tmp_path, capsys):
     """What a person reads: amounts, places, digest, and what to do next."""
     output.set_json(False)
