@@ -23,6 +23,7 @@ __all__ = ["scan"]
 _EXPANSION = 100  #: how many times its size a file's compressed parts may expand to, all together
 _EXPANSION_LEAST = 64 << 20  #: bytes that they may always expand to
 _LABELS_AT_ONCE = 256
+_DISKS = frozenset({"file", "sftp"})  #: stores whose unfinished files are files that can be read
 _HIDDEN = "[canary]"
 
 Report = Callable[[int], None]
@@ -117,8 +118,13 @@ class _Scan:
         listed = list(self.survey.files())
         unfinished = list(self.store.unfinished())
         names = {stored.name for stored in listed}
-        # On a disk what is unfinished is a file; an upload has no size, and may have the name of an object beside it.
-        begun = [one for one in unfinished if one.size is not None and one.name in names]
+        # On a disk what is unfinished is a file, which may have been begun after the listing; elsewhere it is an
+        # upload, which may have the name of an object beside it.
+        disk = self.store.location.store in _DISKS
+        begun: list[Unfinished] = []
+        uploads: list[Unfinished] = []
+        for one in unfinished:
+            (begun if one.size is not None and (disk or one.name in names) else uploads).append(one)
         temporary = {one.name for one in begun}
         files = [stored for stored in listed if stored.name not in temporary]
         if not listed and not unfinished:
@@ -135,9 +141,8 @@ class _Scan:
             if stored.kind != "file":
                 self._not_a_file(stored)
         read += [Stored(one.name, one.size or 0, one.started, kind="unfinished") for one in begun]
-        for one in unfinished:
-            if one.size is None or one.name not in names:
-                self._upload(one)
+        for one in uploads:
+            self._upload(one)
         self.total(sum(map(self._wanted, read)))
         self._names([*files, *(Stored(one.name, 0) for one in unfinished)])
         self._read(read)

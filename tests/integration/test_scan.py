@@ -5,6 +5,7 @@ import os
 import threading
 import tracemalloc
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,28 @@ class TestHealthy:
         finally:
             stop.set()
             thread.join()
+
+    def test_a_write_that_begins_after_the_listing(self, make_place, monkeypatch):
+        """A temporary file that the listing did not show yet is looked at like any other, and gone when it is gone."""
+        place = make_place("local")
+        write_profile(place.options, monkeypatch)
+        ds = Dataset.create(place.url, profile=local_profile())
+        store = place.store()
+        late = Path(store.root, ".sealedhealth/changes/.tmp-1-0123456789ab-1")
+        listed = store.unfinished
+
+        def unfinished(*, vanishes):
+            late.write_bytes(b"\x89SHL")  # how a file of a log begins
+            found = [*listed()]
+            if vanishes:
+                late.unlink()
+            return iter(found)
+
+        for vanishes in (True, False):
+            monkeypatch.setattr(store, "unfinished", partial(unfinished, vanishes=vanishes))
+            found = scan(store, ids=[bytes.fromhex(ds.id)], canaries=canaries(NAME))
+            assert [one for one in found.findings if one.leak] == []
+            assert [one.kind for one in found.findings if one.name.endswith(late.name)] == ["unfinished"][vanishes:]
 
     def test_several_datasets_in_one_bucket(self, make_place, monkeypatch):
         """Each is compared with its own log; what lies beside them is found."""
