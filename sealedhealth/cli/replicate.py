@@ -146,7 +146,7 @@ def _finish(report: ReplicateReport | PublicReport, destination: str) -> None:
     if report.freshness == "unknown":
         output.note(
             "note: nobody said which commit is the newest: a host can hold newer ones back. Compare the digest with"
-            " what clients saw (--head), or use a profile that may read the anchors."
+            " what clients saw (--head), or have the anchors read (--anchors, by a profile that may)."
         )
     error = report.error()
     if error is not None:
@@ -194,5 +194,5 @@ def _amount(tally: Any) -> str:
 
 
 def _place(place: Any) -> str:
-    details = ", ".join(part for part in (place["region"], place["jurisdiction"]) if part)
+    details = ", ".join(place[part] for part in ("endpoint", "region", "jurisdiction") if place[part])
     return f"{place['url']}{f' ({details})' if details else ''}"

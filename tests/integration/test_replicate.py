@@ -173,6 +173,17 @@ def test_a_stale_copy_is_brought_up_to_date(dataset, tmp_path, command):
     assert command("register", dataset.id, tmp_path / "new", "--also")[2] == 0
 
 
+@pytest.mark.moto
+def test_the_host_of_a_bucket_is_shown(make_place, monkeypatch, capsys):
+    """Buckets of two hosts may have the same name."""
+    place = make_place("moto")
+    write_profile(place.options, monkeypatch)
+    Dataset.create(place.url, profile=local_profile())
+    output.set_json(False)
+    assert run(["verify", "--public", place.url]) == 0
+    assert f"at         {place.url} ({place.store().location.endpoint}, eu-west-3)" in capsys.readouterr().out
+
+
 def test_human_output(dataset, tmp_path, capsys):
     """What a person reads: amounts, places, digest, and what to do next."""
     output.set_json(False)
