@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -87,6 +88,7 @@ HELP = help_text(
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
+_NOWHERE = logging.NullHandler()
 
 
 class _Terminated(BaseException):
@@ -156,6 +158,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; its exit status. Every failure has been reported on standard error."""
+    # Azure's SDK warns at length of what ends as one error of ours, and Python shows warnings that nobody handles.
+    logging.getLogger("azure").addHandler(_NOWHERE)
     try:
         with cli.make_context("sealedhealth", arguments) as ctx:
             cli.invoke(ctx)

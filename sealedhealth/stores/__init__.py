@@ -95,6 +95,11 @@ def open_store(
         ) from None
     except (KeyError, TypeError, ValueError) as error:
         said = Scrubber(options)(str(error))
+        if EXTRAS.get(protocol) == "azure" and "account_name" in said:  # how adlfs asks for it
+            raise invalid_url(
+                f"{shown} cannot be opened: it names no account.",
+                "Give account_name in the profile's store, or AZURE_STORAGE_CONNECTION_STRING.",
+            ) from None
         raise invalid_url(
             f"{shown} cannot be opened: {said.rstrip('.')}.", "Correct the URL or the store's options."
         ) from None

@@ -383,8 +383,10 @@ def test_a_host_that_is_not_there(place, azurite_server):
 
 def test_no_account():
     """The client's complaint becomes one clear error."""
-    with pytest.raises(InvalidInput, match="account_name"):
+    with pytest.raises(InvalidInput, match="names no account") as caught:
         open_store("az://container/dataset", {"anon": True})
+    assert "account_name" in caught.value.next
+    assert "AZURE_STORAGE_CONNECTION_STRING" in caught.value.next
 
 
 def test_credentials_of_the_environment_stay_out_of_sight(place, azurite_server, monkeypatch):

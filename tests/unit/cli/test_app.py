@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import click
 import pytest
 
@@ -25,6 +28,16 @@ def failing(monkeypatch):
         monkeypatch.setattr(app._Verbs, "get_command", lambda self, ctx, name: command)
 
     return make
+
+
+def test_clients_do_not_chatter():
+    """Azure's SDK logs a page for each attempt without credentials; our own error says what matters."""
+    code = (
+        "import logging; from sealedhealth.cli.app import run; run(['--version']);"
+        "logging.getLogger('azure.identity').warning('noise')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_every_verb_has_a_manual_page():
