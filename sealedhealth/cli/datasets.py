@@ -111,8 +111,8 @@ def _warn_of_place(url: str) -> None:
 def register_command(profile_name: str | None, dataset_id: str, url: str, also: bool) -> None:
     """Say that the dataset ID, which this keystore has keys for, now lies at URL: after a move or a copy.
 
-    `keystore list` shows the ids. The store at URL is opened and checked before anything changes for good: what a store
-    says about itself is not believed.
+    `keystore list`, or `vault list`, shows the ids. The store at URL is opened and checked before anything changes for
+    good: what a store says about itself is not believed. Bring a copy up to date by `replicate` first.
 
     Examples
     --------

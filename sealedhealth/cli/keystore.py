@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sealedhealth.cli import output
 from sealedhealth.cli.options import help_text, profile, verb
+from sealedhealth.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from sealedhealth.profiles import Profile
 
 __all__ = ["keystore_command"]
 
@@ -44,7 +49,7 @@ def _init(profile_name: str | None, development: bool) -> None:
     """
     from sealedhealth.profiles import create_keystore
 
-    chosen = profile(profile_name)
+    chosen = _with_keystore(profile_name)
     context = create_keystore(chosen, development=development)
     output.emit(
         {"keystore": str(chosen.keystore), "label": context.service.capabilities().label, "created": True},
@@ -64,7 +69,7 @@ def _list(profile_name: str | None) -> None:
     """
     from sealedhealth.keys.local import LocalKeyService, keystore_mode
 
-    chosen = profile(profile_name)
+    chosen = _with_keystore(profile_name)
     development = keystore_mode(chosen.keystore) == "development"
     service = LocalKeyService.open(chosen.keystore, passphrase=None if development else _not_needed)
     label = service.capabilities().label
@@ -85,6 +90,17 @@ def _list(profile_name: str | None) -> None:
         )
     else:
         output.line("No dataset yet.")
+
+
+def _with_keystore(profile_name: str | None) -> Profile:
+    """The profile. Raises ``InvalidInput`` when its keys are in a Vault."""
+    chosen = profile(profile_name)
+    if chosen.vault is not None:
+        raise InvalidInput(
+            f"The profile {chosen.name!r} keeps its keys in a Vault, not in a local keystore.",
+            next="`sealedhealth vault list` shows its datasets; those who run the Vault back it up.",
+        )
+    return chosen
 
 
 def _not_needed() -> str:
@@ -108,7 +124,7 @@ def _backup(profile_name: str | None, file: Path, development: bool) -> None:
     """
     from sealedhealth.keys.local import backup
 
-    chosen = profile(profile_name)
+    chosen = _with_keystore(profile_name)
     backup(chosen.keystore, file, allow_development=development)
     output.emit({"keystore": str(chosen.keystore), "backup": str(file)}, f"Wrote {file}.")
 
@@ -124,7 +140,7 @@ def _restore(profile_name: str | None, file: Path) -> None:
     """
     from sealedhealth.keys.local import restore
 
-    chosen = profile(profile_name)
+    chosen = _with_keystore(profile_name)
     restore(file, chosen.keystore)
     output.emit({"keystore": str(chosen.keystore), "restored": str(file)}, f"Restored {chosen.keystore}.")
 
@@ -147,7 +163,7 @@ def _passphrase(profile_name: str | None, new_file: Path | None) -> None:
     """
     from sealedhealth.profiles import change_passphrase
 
-    chosen = profile(profile_name)
+    chosen = _with_keystore(profile_name)
     change_passphrase(chosen, new_file)
     output.emit(
         {"keystore": str(chosen.keystore), "changed": True},

@@ -124,6 +124,8 @@ def parse_id(text: str, what: str) -> bytes:
         raise InvalidInput(
             f"{text!r} is no id of a {what}: that is 32 hexadecimal digits.",
             safe="Nothing was changed.",
-            next=f"`sealedhealth {'keystore list' if what == 'dataset' else 'log --json URL'}` shows the ids.",
+            next="`sealedhealth keystore list` shows the ids, or `vault list` where keys are in a Vault."
+            if what == "dataset"
+            else "`sealedhealth log --json URL` shows the ids.",
         )
     return parsed

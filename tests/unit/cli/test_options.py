@@ -1,8 +1,10 @@
 from datetime import timedelta
+from pathlib import Path
 
 import click
 import pytest
 
+from sealedhealth.cli import app
 from sealedhealth.cli.options import DURATION, SIZE, SNAPSHOT, help_text
 
 
@@ -70,3 +72,21 @@ def test_help_text_keeps_lines_of_examples():
         """
     )
     assert shown == "First line\nand more.\n\n\b\nExamples:\n  sealedhealth a\n    sealedhealth b"
+
+
+@pytest.mark.parametrize("verb", [["init"], ["list"], ["backup", "x.zip"], ["restore", "x.zip"], ["passphrase"]])
+def test_a_keystore_is_not_looked_for_where_keys_are_in_a_vault(verb, tmp_path, monkeypatch, capsys):
+    """The profile says that they are in a Vault: nobody is told to make a keystore, nor is one made."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[profiles.dpo]\nkeys = "vault"\n[profiles.dpo.vault]\naddress = "http://127.0.0.1:9"\n'
+        'allowed_hosts = ["127.0.0.1"]\njurisdiction = "FR"\n'
+        '[profiles.dpo.vault.auth]\nmethod = "token"\ntoken_variable = "DPO_TOKEN"\n'
+    )
+    monkeypatch.setenv("SEALEDHEALTH_CONFIG", str(config))
+    monkeypatch.chdir(tmp_path)
+    Path("x.zip").touch()
+    assert app.run(["keystore", *verb, "--profile", "dpo"]) == 2
+    said = capsys.readouterr().err
+    assert "keeps its keys in a Vault" in said
+    assert "sealedhealth vault list" in said
