@@ -22,6 +22,7 @@ ENVIRONMENT = {
 
 def write_profile(options: Mapping[str, Any], monkeypatch: Any, *, names: tuple[str, ...] = ("local",)) -> None:
     """Write a profile file whose store options are *options*; credentials go where the clients look for them."""
+    _forget_other_credentials(options)
     for option, variable in ENVIRONMENT.items():
         if option in options:
             monkeypatch.setenv(variable, options[option])
@@ -33,6 +34,19 @@ def write_profile(options: Mapping[str, Any], monkeypatch: Any, *, names: tuple[
     path = Path(os.environ["SEALEDHEALTH_HOME"]) / "profiles.toml"
     path.write_text("\n".join(lines))
     monkeypatch.setenv("SEALEDHEALTH_CONFIG", str(path))
+
+
+_credentials: dict[object, list[object]] = {}  # last used at each endpoint
+
+
+def _forget_other_credentials(options: Mapping[str, Any]) -> None:
+    """Drop connected clients when an endpoint gets other credentials: fsspec knows clients by options alone."""
+    here = [options.get(option) for option in ENVIRONMENT]
+    if _credentials.setdefault(options.get("endpoint_url"), here) != here:
+        _credentials[options.get("endpoint_url")] = here
+        from sealedhealth.stores.s3client import SteadyS3
+
+        SteadyS3.clear_instance_cache()
 
 
 def _toml(value: Any) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "CatalogueFileSystem", "store_path"]
 
 #: What the entry points in ``pyproject.toml`` register.
-STORES = ("file", "local", "memory", "s3", "s3a", "az", "abfs", "gs")
+STORES = ("file", "local", "memory", "s3", "s3a", "az", "abfs", "abfss", "gs", "gcs", "sftp")
 PROTOCOLS = ("sealed", *(f"sealed+{store}" for store in STORES))
 _SEALED_URL = re.compile(r"sealed(?:\+([a-z0-9]+))?://")
 

@@ -75,7 +75,6 @@ def test_the_extra_to_install_is_named(monkeypatch, url, extra):
         raise ImportError("not here", name="client")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
-    monkeypatch.setattr("sealedhealth.stores.sftp.SftpFiles.__init__", refuse)
     with pytest.raises(InvalidInput, match=rf"pip install 'sealedhealth\[{extra}\]'"):
         open_store(url, SECRET)
 
