@@ -359,7 +359,10 @@ class KeyServiceConformance:
         assert opened(service, [wrapped]) == [key.expose()]
 
     def test_race_to_rotate(self, service: KeyService, kek: Kek) -> None:
-        """Rotations at the same time each add a version, and none is lost while others use the key."""
+        """Rotations at the same time each add a version of their own, and none is lost while others use the key.
+
+        A server may add more: OpenBao says now and then that it has undone one that it has carried out.
+        """
         key, wrapped = service.generate(kek)
 
         def run(number: int) -> object:
@@ -369,9 +372,13 @@ class KeyServiceConformance:
             return opened(service, [wrapped, fresh][: service.capabilities().max_batch])[0] == key.expose()
 
         outcomes = race(8, run)
-        assert sorted(outcome for outcome in outcomes[1::2] if isinstance(outcome, int)) == [2, 3, 4, 5]
+        added = {outcome for outcome in outcomes[1::2] if isinstance(outcome, int)}
+        assert len(added) == 4
+        assert min(added) >= 2
         assert outcomes[::2] == [True] * 4
-        assert service.versions(kek) == KekVersions(minimum=1, latest=5)
+        versions = service.versions(kek)
+        assert versions.minimum == 1
+        assert versions.latest >= max(5, *added)
 
     # -- what must not show ---------------------------------------------------------------
 
