@@ -154,8 +154,8 @@ def _check(profile_name: str | None, name: str, url: str | None) -> None:
         store.check_writable()
     except ResidencyViolation as error:
         refused = error
-    document = {"profile": found.name, "url": store.url, **asdict(location), "allowed": refused is None}
-    shown = {key: value or None for key, value in document.items() if key != "allowed"}
+    document = {"profile": found.name, "url": store.url, **asdict(location), "writing_allowed": refused is None}
+    shown = {key: value or None for key, value in document.items() if key != "writing_allowed"}
     by = "by the profile; the host was not asked" if refused is None else "no"
     output.emit(document, output.fields({**shown, "writing_allowed": by}))
     if refused is not None:

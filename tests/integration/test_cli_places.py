@@ -104,11 +104,11 @@ class TestProfile:
             "endpoint": "s3.hospital.example",
             "region": "lille",
             "jurisdiction": "",
-            "allowed": True,
+            "writing_allowed": True,
         }
         monkeypatch.setenv("AWS_ENDPOINT_URL", "https://elsewhere.example")
         found, error = run("profile", "check", "chu", "s3://bucket/cardio", code=4)
-        assert not found["allowed"]
+        assert not found["writing_allowed"]
         assert error["class"] == "ResidencyViolation"
 
     def test_check_tells_what_the_profile_says_only(self, run, config, capsys):
