@@ -239,7 +239,7 @@ class _AzureWriter(PartsWriter):
     def _begin(self) -> None:
         """Nothing: the first block begins it."""
 
-    def _send_part(self, number: int, data: bytes) -> str:
+    def _send_part(self, number: int, data: bytearray) -> str:
         block = f"{self._token}{number:08}"  # all of one length, as Azure wants it
 
         async def send() -> None:

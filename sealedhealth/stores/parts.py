@@ -45,6 +45,9 @@ class PartsWriter(StoreWriter):
         self._part_size = max(self.part_size, -(-(size_hint or 0) * 11 // (self.most_parts * 10)))
         self._growing = size_hint is None
         self._buffer = bytearray()
+        self._filled = 0  #: bytes of the buffer that are in use
+        self._spare: list[bytearray] = []  #: buffers whose part has arrived: freed ones would leave holes in the memory
+        self._sent: list[bytearray] = []
         self._parts: list[Future[Any]] = []
         self._pool: ThreadPoolExecutor | None = None
         self._begun = False
@@ -55,8 +58,11 @@ class PartsWriter(StoreWriter):
         """Begin an upload."""
 
     @abstractmethod
-    def _send_part(self, number: int, data: bytes) -> Any:
-        """Send part ``number``, counted from 1; what is returned is given to :meth:`_complete`."""
+    def _send_part(self, number: int, data: bytearray) -> Any:
+        """Send part ``number``, counted from 1; what is returned is given to :meth:`_complete`.
+
+        Other bytes are put into *data* once this returns.
+        """
 
     @abstractmethod
     def _complete(self, parts: list[Any]) -> None:
@@ -68,15 +74,31 @@ class PartsWriter(StoreWriter):
 
     def write(self, data: Buffer) -> None:
         self._check_open()
-        self._buffer += data
-        # Strictly more: the last part, which is sent by commit, is never empty.
-        while len(self._buffer) > self._part_size:
-            with memoryview(self._buffer) as view:
-                part = bytes(view[: self._part_size])
-            del self._buffer[: self._part_size]
-            self._send(part)
+        with memoryview(data).cast("B") as rest:
+            at = 0
+            while at < len(rest):
+                if self._filled == self._part_size:  # only now: the last part, which commit sends, is never empty
+                    self._send(self._buffer)
+                    self._buffer, self._filled = self._empty(), 0
+                at += self._fill(rest[at : at + self._part_size - self._filled])
 
-    def _send(self, part: bytes) -> None:
+    def _empty(self) -> bytearray:
+        """A buffer to be filled: a used one has the size of a part and keeps it."""
+        self._spare = [spare for spare in self._spare if len(spare) == self._part_size]
+        return self._spare.pop() if self._spare else bytearray()
+
+    def _fill(self, piece: memoryview) -> int:
+        """Add *piece*, for which a part has room."""
+        end = self._filled + len(piece)
+        if end > len(self._buffer):
+            self._buffer += piece
+        else:
+            with memoryview(self._buffer) as view:
+                view[self._filled : end] = piece
+        self._filled = end
+        return len(piece)
+
+    def _send(self, part: bytearray) -> None:
         if self._pool is None:
             self._begin()
             self._begun = True
@@ -84,17 +106,21 @@ class PartsWriter(StoreWriter):
         waiting = len(self._parts) - IN_FLIGHT
         if waiting >= 0:
             self._parts[waiting].result()  # bounds the memory; raises what went wrong with it
+            self._spare.append(self._sent.pop(0))
         number = len(self._parts) + 1
         self._parts.append(self._pool.submit(self._send_part, number, part))
+        self._sent.append(part)
         if self._growing and number % self.double_after == 0:
             self._part_size *= 2
 
     def commit(self) -> None:
         self._check_open()
+        # A used buffer is not cut: its client may hold on to it for a moment longer.
+        last = self._buffer if self._filled == len(self._buffer) else self._buffer[: self._filled]
         if self._pool is None:
-            self._store.put(self._name, self._buffer)
+            self._store.put(self._name, last)
         else:
-            self._send(bytes(self._buffer))
+            self._send(last)
             self._complete([part.result() for part in self._parts])
             self._begun = False
         self._close()
@@ -114,7 +140,7 @@ class PartsWriter(StoreWriter):
         self._buffer = bytearray()
         if self._pool is not None:
             self._pool.shutdown()
-        self._parts = []
+        self._parts, self._sent, self._spare = [], [], []
 
     def _check_open(self) -> None:
         if not self._open:

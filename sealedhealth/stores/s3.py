@@ -221,7 +221,7 @@ class _S3Writer(PartsWriter):
     def _begin(self) -> None:
         self._upload = self._call("create_multipart_upload", Key=self._key)["UploadId"]
 
-    def _send_part(self, number: int, data: bytes) -> Any:
+    def _send_part(self, number: int, data: bytearray) -> Any:
         answer = self._call("upload_part", Key=self._key, UploadId=self._upload, PartNumber=number, Body=data)
         self._sizes[number] = len(data)
         return {"PartNumber": number, "ETag": answer["ETag"]}

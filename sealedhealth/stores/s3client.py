@@ -6,10 +6,13 @@ import asyncio
 import errno
 import random
 from collections.abc import Mapping
+from io import SEEK_END, BytesIO
 from typing import Any, ClassVar
 
 from aiobotocore.httpsession import AIOHTTPSession
 from aiohttp import ClientError
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
@@ -107,8 +110,7 @@ async def _read(answer: Mapping[str, Any], start: int, length: int) -> bytes:
         else:
             length += 1
         if size is not None and size <= length:
-            data: bytes = await body.read()
-            return data
+            return await _all(body, size)
         pieces, room = [], length
         while room and (piece := await body.read(min(room, PIECE))):
             pieces.append(piece)
@@ -116,6 +118,21 @@ async def _read(answer: Mapping[str, Any], start: int, length: int) -> bytes:
         return b"".join(pieces)
     finally:
         body.close()
+
+
+async def _all(body: Any, size: int) -> bytes:
+    """All of a body that has *size* bytes, which the client sees to."""
+    if size <= PIECE:
+        data: bytes = await body.read()
+        return data
+    # Put together where they stay: a join would need twice the memory.
+    target, at = BytesIO(bytes(size)), 0
+    with target.getbuffer() as out:
+        while piece := await body.read(PIECE):
+            out[at : at + len(piece)] = piece
+            at += len(piece)
+    target.truncate(at)
+    return target.getvalue()
 
 
 class DirectSession(AIOHTTPSession):
@@ -134,16 +151,49 @@ class _Direct:
 
     def request(self, method: str, **arguments: Any) -> Any:
         # A host that never says "100 Continue" would be waited for without end, and asking costs a round trip.
-        if _length(arguments.get("data")) <= UNASKED:
+        body = arguments.get("data")
+        if isinstance(body, BytesIO) and body.tell() == 0:  # what botocore makes of bytes
+            body = body.getvalue()
+        if _length(body) <= UNASKED:
             arguments["headers"].popall("Expect", None)
+        elif method == "PUT":
+            # It can refuse them before they are on their way. botocore asks for files only.
+            arguments["headers"].setdefault("Expect", "100-continue")
+        if isinstance(body, bytes | bytearray):
+            arguments["data"] = _Body(body)
         return self._session.request(method, allow_redirects=False, **arguments)
+
+
+class _Body(Payload):
+    """The body of a request, sent from where it lies: aiohttp would copy all of it to learn its size."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        super().__init__(data)
+        self._size = len(data)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """As text, which nobody asks for."""
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send it; each piece waits until the connection has taken the one before."""
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Send so many bytes of it, or all."""
+        with memoryview(self._value)[:content_length] as view:
+            for start in range(0, len(view), PIECE):
+                await writer.write(view[start : start + PIECE])
 
 
 def _length(body: Any) -> int:
     """Bytes of a request's body; many when it does not tell."""
-    buffer = getattr(body, "getbuffer", None)
+    if isinstance(body, BytesIO):
+        at, end = body.tell(), body.seek(0, SEEK_END)  # not by its buffer, which would be copied
+        body.seek(at)
+        return end
     try:
-        return buffer().nbytes if buffer is not None else len(body or b"")
+        return len(body or b"")
     except TypeError:
         return UNASKED + 1
 
