@@ -7,51 +7,57 @@ count in part would be half of a commit.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sealedhealth.errors import (
     AccessDenied,
-    AlreadyExists,
-    ConflictError,
-    IntegrityError,
     InvalidInput,
-    MissingError,
-    RosterViolation,
     SealedHealthError,
-    TamperedError,
 )
-from sealedhealth.keys.base import DataKey
 from sealedhealth.log.changeset import MAX_NEW_KEYS, ChangeKind, ChangeSet, Inventory, seal_section
-from sealedhealth.log.envelope import verify_envelope
-from sealedhealth.log.link import MAX_CHANGES, MAX_FILE, file_digest
+from sealedhealth.log.link import MAX_CHANGES
 from sealedhealth.log.names import change_name, object_name
-from sealedhealth.log.paths import parents
 from sealedhealth.log.roster import Policy, Role
 from sealedhealth.log.section import MAX_ENTRIES, Put, Section
 from sealedhealth.log.strict import microseconds
-from sealedhealth.session.commit import Request, submit
-from sealedhealth.session.engine import Engine
+from sealedhealth.session.commit import submit
 from sealedhealth.session.handover import Job, Receipt
+from sealedhealth.session.parts import StoredPart, check_each_other, opened_parts, read_parts
 from sealedhealth.session.session import Session
 from sealedhealth.session.transaction import Committed, Transaction
+from sealedhealth.stores import Location
 
 __all__ = ["MAX_PARTS", "Gathering"]
 
 MAX_PARTS = MAX_CHANGES - 1  #: parts of one commit that stay as they are: the driver brings a change set, too
-_FETCH = 256  #: parts read at once
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A part as it is on the store, checked."""
+@dataclass(slots=True)
+class _Group:
+    """Parts that become one change set."""
 
-    receipt: Receipt
-    raw: bytes
-    change: ChangeSet
-    section: Section | None = None  #: None: this identity cannot read
-    data_key: DataKey | None = None  #: of the section
+    location: Location | None
+    parts: list[StoredPart] = field(default_factory=list)
+    keys: int = 0
+    entries: int = 0
+
+    def takes(self, s: StoredPart) -> bool:
+        """Whether there is room."""
+        room = self.keys + len(s.change.keys) <= MAX_NEW_KEYS and self.entries + _entries(s) <= MAX_ENTRIES
+        return room and s.change.location == self.location
+
+    def add(self, s: StoredPart) -> None:
+        """Take one more."""
+        self.parts.append(s)
+        self.keys += len(s.change.keys)
+        self.entries += _entries(s)
+
+
+def _entries(s: StoredPart) -> int:
+    section = s.section or Section()
+    return max(len(section.puts), len(section.deletes), len(section.new_objects), len(s.change.inventory))
 
 
 class Gathering(Transaction):
@@ -68,7 +74,6 @@ class Gathering(Transaction):
         self._started = min(self._started, job.started)
         self._job = job
         self._receipts: dict[bytes, Receipt] = {}
-        self._tried = False
 
     @property
     def receipts(self) -> list[Receipt]:
@@ -99,13 +104,12 @@ class Gathering(Transaction):
     # -- the commit -------------------------------------------------------------------------------
 
     def _commit(self) -> Committed | None:
-        self._tried = True
         if self._empty and not self._receipts:
             return None
         engine = self._engine
-        stored = self._open(_read_parts(engine, self._author_policy(), self.receipts))
+        stored = self._open(read_parts(engine, self._author_policy(), self.receipts))
         own = self._seal_change(os.urandom(16))
-        _check_each_other(stored, own)
+        check_each_other(stored, own)
         linked = self._combined(stored) if len(stored) > MAX_PARTS else {s.change.change_id: s.raw for s in stored}
         given = {s.change.change_id for s in stored}
         # Those that were combined stay where they are until collection: a second try finds that they were committed.
@@ -131,7 +135,7 @@ class Gathering(Transaction):
         self._author = self._engine.author(policy)
         return policy
 
-    def _open(self, stored: Sequence[_Stored]) -> list[_Stored]:
+    def _open(self, stored: Sequence[StoredPart]) -> list[StoredPart]:
         """The parts with their sections, as far as this identity can read, and all of them its to commit."""
         engine = self._engine
         foreign = [s for s in stored if s.change.author_id != self._author.author_id]
@@ -144,44 +148,24 @@ class Gathering(Transaction):
             )
         if engine.loaded.contents is None:
             return list(stored)
-        for s in stored:
-            if len(s.change.sections) != 1:
-                raise _no_part(s.receipt, "It has not one sealed section.")
-        wraps = {wrapped.key_id: wrapped for s in stored for wrapped in s.change.keys}
-        data_keys = engine.unwrap([wraps[key] for key in {s.change.sections[0].data_key_id for s in stored}])
-        opened = []
-        for s in stored:
-            ref = s.change.sections[0]
-            data_key = data_keys.get(ref.data_key_id)
-            if data_key is None:
-                raise _no_part(s.receipt, "Its data key does not open.")
-            try:
-                section = Section.read(s.change.open_section(ref, data_key))
-            except IntegrityError as error:
-                raise _no_part(s.receipt, "Its sealed section does not open.") from error
-            if section.tags or section.old_objects or section.notes or section.compartment_name:
-                raise _no_part(s.receipt, "It does what only the driver may: copy, move, restore or tag.")
-            opened.append(replace(s, section=section, data_key=data_key))
-        return opened
+        return opened_parts(engine, stored)
 
     # -- more parts than a link names ----------------------------------------------------------------
 
-    def _combined(self, stored: Sequence[_Stored]) -> dict[bytes, bytes]:
+    def _combined(self, stored: Sequence[StoredPart]) -> dict[bytes, bytes]:
         """Fewer change sets of the same content: what this very author wrote is signed anew, many parts in one."""
-        groups: list[list[_Stored]] = []
+        groups: list[_Group] = []
         linked: dict[bytes, bytes] = {}
-        keys = entries = 0
         for s in stored:
-            if s.section is None or s.change.author_id != self._author.author_id:
+            mine = s.change.author_id == self._author.author_id
+            if s.section is None or not mine or s.change.sections[0].compartment_id != self._compartment:
                 linked[s.change.change_id] = s.raw
                 continue
-            size = max(len(s.section.puts), len(s.section.deletes), len(s.change.inventory))
-            keys += len(s.change.keys)
-            entries += size
-            if not groups or keys > MAX_NEW_KEYS or entries > MAX_ENTRIES:
-                groups.append([])
-                keys, entries = len(s.change.keys), size
-            groups[-1].append(s)
+            # Of parts that were written at one place: a change set says of all its objects where that was.
+            group = next((g for g in groups if g.takes(s)), None)
+            if group is None:
+                groups.append(group := _Group(s.change.location))
+            group.add(s)
         if len(linked) + len(groups) > MAX_PARTS:
             raise InvalidInput(
                 f"This job has {len(stored)} parts; one commit names {MAX_PARTS}, and only those can be combined that"
@@ -191,14 +175,14 @@ class Gathering(Transaction):
                 " the parts and may read.",
             )
         for group in groups:
-            if len(group) == 1:
-                linked[group[0].change.change_id] = group[0].raw
+            if len(group.parts) == 1:
+                linked[group.parts[0].change.change_id] = group.parts[0].raw
             else:
-                change = self._one_of(group)
+                change = self._one_of(group.parts)
                 linked[change.change_id] = change.pack(self._engine.sign)
         return linked
 
-    def _one_of(self, group: Sequence[_Stored]) -> ChangeSet:
+    def _one_of(self, group: Sequence[StoredPart]) -> ChangeSet:
         """One change set that brings what those of *group* would."""
         engine = self._engine
         first = group[0].change.sections[0]
@@ -240,151 +224,33 @@ class Gathering(Transaction):
                 key_index,
             ),
             sections=(ref,),
-            location=engine.location,
+            location=group[0].change.location,
             sealed=(sealed,),
         )
 
     # -- giving up ---------------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        """Give the job up. Harmless when it is over.
+        """Give the job up. Harmless when it is over, also by a commit that failed: that may have happened all the same.
 
         Objects of parts by this very author are deleted at once, if it can read and so can tell that nobody uses
-        them. The rest goes by garbage collection; and everything does once a commit was tried, since a request to
-        the key service may arrive late.
+        them. The rest goes by garbage collection.
         """
         with self._lock:
             if self.closed:
                 return
             receipts = self.receipts
             self.discard()
-            if self._tried or self._engine.loaded.contents is None:
+            if self._engine.loaded.contents is None:
                 return
             with suppress(SealedHealthError):
                 loaded = self._engine.refresh()
                 if loaded.state.policy is None:
                     return
-                stored = _read_parts(self._engine, loaded.state.policy, receipts)
+                stored = read_parts(self._engine, loaded.state.policy, receipts)
                 own = [s.change.inventory for s in stored if s.change.author_id == self._author.author_id]
                 ids = {i.object_ids[at : at + 16] for i in own for at in range(0, len(i.object_ids), 16)}
                 for content in (loaded.contents or {}).values():
                     ids -= {item.object_id for item in content.catalogue.objects()}
                     ids -= {item.object_id for item in content.dropped.values()}
                 self._engine.store.delete_many([object_name(object_id) for object_id in sorted(ids)])
-
-
-def _no_part(receipt: Receipt, why: str) -> RosterViolation:
-    return RosterViolation(
-        f"What the receipt {receipt.attempt.hex()} names is no part that a worker hands over. {why}",
-        safe="Nothing is committed.",
-        next="Run its task again with this package; find out who made the receipt.",
-    )
-
-
-def _read_parts(engine: Engine, policy: Policy, receipts: Sequence[Receipt]) -> list[_Stored]:
-    """The change sets that receipts name, as their authors signed them.
-
-    Raises
-    ------
-    AlreadyExists
-        Parts are committed already.
-    MissingError, TamperedError
-        The store does not have what a receipt names.
-    RosterViolation, AccessDenied
-        It was not written by an author who may.
-    """
-    if sum(receipt.size for receipt in receipts) > MAX_FILE:
-        raise InvalidInput(
-            f"What these {len(receipts)} parts say of their files is more than {MAX_FILE >> 30} GiB: too much for one"
-            " commit.",
-            safe="Nothing is committed.",
-            next="Commit in several jobs, or write fewer and larger files.",
-        )
-    stored = [
-        _checked(engine, policy, receipt, raw)
-        for start in range(0, len(receipts), _FETCH)
-        for receipt, raw in _fetch(engine, receipts[start : start + _FETCH])
-    ]
-    state = engine.loaded.state
-    spent = [
-        s
-        for s in stored
-        if s.change.change_id in state.changes or any(wrapped.key_id in state.keys for wrapped in s.change.keys)
-    ]
-    if spent:
-        raise AlreadyExists(
-            f"{len(spent)} of {len(stored)} parts of this job are committed already.",
-            safe="That commit stands; nothing was added to it.",
-            next="Look at `sealedhealth log`: the job may be done. What is missing has to be written again.",
-        )
-    return stored
-
-
-def _fetch(engine: Engine, receipts: Sequence[Receipt]) -> Iterable[tuple[Receipt, bytes]]:
-    names = [change_name(receipt.change_id) for receipt in receipts]
-    found = engine.store.get_many(names, limit=max(receipt.size for receipt in receipts), missing_ok=True)
-    for receipt, name in zip(receipts, names, strict=True):
-        raw = found.get(name)
-        if raw is None:
-            raise MissingError(
-                f"The store lacks the part {receipt.attempt.hex()} of this job.",
-                safe="Nothing is committed.",
-                next="Run its task again. If it was written to another store, correct that worker's profile.",
-            )
-        yield receipt, raw
-
-
-def _checked(engine: Engine, policy: Policy, receipt: Receipt, raw: bytes) -> _Stored:
-    if len(raw) != receipt.size or file_digest(raw) != receipt.digest:
-        raise TamperedError(
-            f"The part {receipt.attempt.hex()} is not what its worker handed over.",
-            safe="Nothing is committed.",
-            next="Run its task again.",
-        )
-    envelope = ChangeSet.split(raw)
-    author = policy.authors.get(envelope.author_id)
-    if author is None or not author.active:
-        raise AccessDenied(
-            f"The author of the part {receipt.attempt.hex()} is not on the roster.",
-            safe="Nothing is committed.",
-            next="If it was taken off while the job ran, run its tasks again as another one.",
-        )
-    verify_envelope(envelope, author.public_key)
-    change = ChangeSet.read(envelope)
-    if change.dataset_id != engine.dataset_id or change.change_id != receipt.change_id:
-        raise _no_part(receipt, "It belongs to another dataset or job.")
-    if change.kind is not ChangeKind.DATA or change.reused_keys:
-        raise _no_part(receipt, "It does something else than adding, replacing and deleting.")
-    return _Stored(receipt, raw, change)
-
-
-def _check_each_other(stored: Sequence[_Stored], own: Request) -> None:
-    """Raise ``ConflictError`` when two parts write one path, or a file where another one needs a directory."""
-    writers: dict[str, str] = dict.fromkeys(own.puts, "the driver")
-    for s in stored:
-        name = f"part {s.receipt.attempt.hex()[:8]}"
-        for put in s.section.puts if s.section is not None else ():
-            other = writers.setdefault(put.path, name)
-            if other != name:
-                raise _conflict(put.path, f"is written by {other} and by {name}")
-    for s in stored:
-        for path in s.section.deletes if s.section is not None else ():
-            if path in writers:
-                raise _conflict(path, f"is deleted by one part and written by {writers[path]}")
-    _check_directories(writers.keys())
-
-
-def _check_directories(puts: Collection[str]) -> None:
-    for path in puts:
-        for parent in parents(path):
-            if parent in puts:
-                raise _conflict(parent, "would be a file and a directory at once")
-
-
-def _conflict(path: str, why: str) -> ConflictError:
-    return ConflictError(
-        f"{path!r} {why}.",
-        safe="Nothing of this job is committed.",
-        next="Give every task files of its own names (`part.id` is different for each attempt). Of a task that ran"
-        " twice, hand over one receipt.",
-    )

@@ -25,6 +25,7 @@ from sealedhealth.log.link import file_digest
 from sealedhealth.log.names import change_name
 from sealedhealth.log.section import ObjectRow, Put, Section
 from sealedhealth.profiles import create_keystore
+from sealedhealth.session import gathering
 from sealedhealth.session.handover import part_id
 from sealedhealth.session.maintenance import rotate
 
@@ -260,6 +261,21 @@ def test_kinds_that_are_no_parts(world, job, honest):
         again = Dataset(world.open()).distribute()
         with pytest.raises(RosterViolation, match="something else"):
             again.commit([hand_over(again, curator, change)])
+    nothing_happened(world, newest, honest)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("section", [{"puts": (Put("x", 1, 0, 1, 0),)}, {"new_objects": ((1, bytes(24)),)}])
+def test_outside_of_its_objects(world, job, honest, monkeypatch, section, number):
+    """A part that reaches for objects of the one before or after it gets none, be they combined or not."""
+    monkeypatch.setattr(gathering, "MAX_PARTS", 2)
+    newest = world.newest()
+    curator = Adversary(world, "author")
+    parts = [write(world, job, {f"fine/{n}": b"x"}) for n in range(number)]
+    whole = {"new_objects": ((0, bytes(24)),), "puts": (Put("x", 0, 0, 1, 0),), **section}
+    bad = hand_over(job, curator, curator.data([Planted("x", b"x")], section=Section(**whole)))
+    with pytest.raises(RosterViolation, match="outside of its objects"):
+        job.commit([bad, *parts])
     nothing_happened(world, newest, honest)
 
 

@@ -322,6 +322,8 @@ def test_too_old(world, ds):
             work(world, job, {"b": b"x"})
         with pytest.raises(AccessDenied, match="longer than half"):
             job.commit([receipt])
+        with pytest.raises(AccessDenied, match="longer than half"):
+            job.task.resume(profile=world.controller).commit([receipt])
     assert world.newest() == 1
 
 
