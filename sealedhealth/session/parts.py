@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sealedhealth.errors import (
@@ -20,7 +20,6 @@ from sealedhealth.log.changeset import ChangeKind, ChangeSet
 from sealedhealth.log.envelope import verify_envelope
 from sealedhealth.log.link import MAX_FILE, file_digest
 from sealedhealth.log.names import change_name
-from sealedhealth.log.paths import parents
 from sealedhealth.log.roster import Policy
 from sealedhealth.log.section import Section
 from sealedhealth.session.commit import Request
@@ -160,7 +159,10 @@ def opened_parts(engine: Engine, stored: Sequence[StoredPart]) -> list[StoredPar
 
 
 def check_each_other(stored: Sequence[StoredPart], own: Request) -> None:
-    """Raise ``ConflictError`` when two parts write one path, or a file where another one needs a directory."""
+    """Raise ``ConflictError`` when two parts write one path, or one deletes what another one writes.
+
+    A file where another part needs a directory shows when all of it is held against the snapshot.
+    """
     writers: dict[str, str] = dict.fromkeys(own.puts, "the driver")
     for s in stored:
         name = f"part {s.receipt.attempt.hex()}"
@@ -172,14 +174,6 @@ def check_each_other(stored: Sequence[StoredPart], own: Request) -> None:
         for path in s.section.deletes if s.section is not None else ():
             if path in writers:
                 raise _conflict(path, f"is deleted by one part and written by {writers[path]}")
-    _check_directories(writers.keys())
-
-
-def _check_directories(puts: Collection[str]) -> None:
-    for path in puts:
-        for parent in parents(path):
-            if parent in puts:
-                raise _conflict(parent, "would be a file and a directory at once")
 
 
 def _conflict(path: str, why: str) -> ConflictError:

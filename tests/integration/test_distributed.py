@@ -584,14 +584,15 @@ def test_combined_race(world, ds, narrow):
     assert len(paths(world.open(forgetful=True))) == 9
 
 
-def test_three_hundred_parts(world, ds):
-    """The true bound, once."""
+@pytest.mark.parametrize("parts, change_sets", [(255, 256), (300, 3)])
+def test_at_the_true_bound(world, ds, parts, change_sets):
+    """As many parts as a link has room for are linked as they are; of more, the driver makes few."""
     with ds.distribute() as job:
-        job.add(*(work(world, job, {f"{n % 7}/{n}": b"%d" % n}) for n in range(300)))
+        job.add(*(work(world, job, {f"{n % 7}/{n}": b"%d" % n}) for n in range(parts)))
     reader = world.open(forgetful=True)
-    assert len(paths(reader)) == 301
+    assert len(paths(reader)) == parts + 1
     assert world.read(reader, "4/200") == b"200"
-    assert len(reader.history()[-1].kinds) == 3
+    assert len(reader.history()[-1].kinds) == change_sets
     assert reader.history()[-1].refused == ()
 
 
