@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 from adversary import World
+from counting import CountingStore
 
 from sealedhealth.dataset import Dataset, DistributedTask
 from sealedhealth.errors import (
@@ -594,6 +595,28 @@ def test_at_the_true_bound(world, ds, parts, change_sets):
     assert world.read(reader, "4/200") == b"200"
     assert len(reader.history()[-1].kinds) == change_sets
     assert reader.history()[-1].refused == ()
+
+
+def test_requests(world, ds, monkeypatch):
+    """A part costs its objects and one file; a commit one request for each part, and one to unwrap all their keys."""
+    engine = ds.session.engine
+    with ds.distribute("to begin with") as job:
+        job.add(work(world, job, {"warm": b"x"}))
+    counted = CountingStore(engine.store)
+    monkeypatch.setattr(engine, "store", counted)
+    service = mock.Mock(wraps=engine.context.service)
+    monkeypatch.setattr(engine.keyring, "_service", service)
+    job = ds.distribute()
+    receipts = [work(world, job, {f"{n}/{file}": b"x" for file in range(50)}) for n in range(20)]
+    assert counted.requests == {"put": 40}
+    assert service.generate.call_count == 20
+    assert service.unwrap.call_count == 0
+    counted.reset()
+    job.commit(receipts)
+    # The driver's own change set and the link; the copies of this link and the next are looked for.
+    assert counted.requests["put"] == 2
+    assert counted.requests["get"] <= 20 + 3
+    assert service.unwrap.call_count == 1
 
 
 def test_shared_link(world, ds):
