@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sealedhealth.dataset import DistributedTask
 from sealedhealth.errors import AccessDenied
 from sealedhealth.profiles import KeyContext, Profile, connect, connecting, create_keystore, load_profile
 from sealedhealth.session import Session, create_dataset
@@ -94,3 +96,24 @@ def take_reading_away(profile: Profile) -> None:
 def read_elsewhere(pickled: bytes, queue: Any) -> None:
     """What another process does with a pickled file system: it stands here, where that process can import it."""
     queue.put(pickle.loads(pickled).cat_file("a"))
+
+
+def write_part(task: Any, files: Mapping[str, bytes]) -> Any:
+    """A worker of a distributed write, in whatever process: its receipt."""
+    with task.open() as part:
+        part.put_many(files)
+    return part.receipt
+
+
+def write_part_of_json(task: str, files: Mapping[str, bytes]) -> str | None:
+    """The same for engines that send JSON."""
+    receipt = write_part(DistributedTask.from_json(task), files)
+    return None if receipt is None else json.dumps(receipt.to_json())
+
+
+def write_half_a_part(task: Any, started: str, size: int) -> None:
+    """A worker that never finishes: it says so in the file *started*, and waits to be killed."""
+    with task.open() as part:
+        part.put_bytes("half", b"x" * size)
+        Path(started).touch()
+        time.sleep(600)

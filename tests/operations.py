@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from unittest import mock
 
+from sealedhealth.dataset import Dataset
 from sealedhealth.errors import AlreadyExists
 from sealedhealth.log.roster import Role, Settings
 from sealedhealth.profiles import create_keystore
@@ -113,6 +114,27 @@ def collect(world, session):
     assert report.repacked <= 1
 
 
+def distribute(world, session):
+    """A driver and its workers, one after the other, any of whom dies: parts, then one commit of them."""
+    # The same ids each time, as above.
+    with mock.patch("os.urandom", random.Random(2).randbytes), Dataset(session).distribute("job") as job:
+        job.fs.rm_file("a/two.csv")
+        for number in range(3):
+            with job.task.open(profile=world.profile) as part:
+                part.put_bytes(f"job/{number}", b"%d" % number)
+                part.put_bytes(f"job/large-{number}", b"%d" % number * PACK_BELOW)
+            job.add(part.receipt)
+
+
+def combine(world, session):
+    """The same with more parts than a link has room for."""
+    with mock.patch("sealedhealth.session.gathering.MAX_PARTS", 1):
+        distribute(world, session)
+
+
+JOB = {f"job/{n}": b"%d" % n for n in range(3)} | {f"job/large-{n}": b"%d" % n * PACK_BELOW for n in range(3)}
+
+
 def change_policy(world, session):
     """Add an author to the roster."""
     service = session.engine.context.service
@@ -134,5 +156,9 @@ OPERATIONS = {
     "checkpoint": Operation(checkpoint),
     "rewrap": Operation(rewrap),
     "collect": Operation(collect),
+    "distribute": Operation(distribute, {"a/two.csv": None, **JOB}),
     "policy": Operation(change_policy),
 }
+
+#: Walked by those who kill processes, not by those who fail disks: it goes the same ways.
+COMBINE = Operation(combine, {"a/two.csv": None, **JOB})

@@ -20,6 +20,7 @@ from sealedhealth.session import Session, checked_settings, create_dataset, find
 from sealedhealth.session.engine import Engine
 
 if TYPE_CHECKING:
+    from sealedhealth.dataset.distributed import DistributedWrite
     from sealedhealth.fs import SealedFileSystem, SealedTransaction
     from sealedhealth.session import CommitInfo, Snapshot, Transaction, View
 
@@ -210,6 +211,22 @@ class Dataset(Upkeep):
         The same object as ``fs.transaction``.
         """
         return self.fs.new_transaction(message)
+
+    def distribute(self, message: str = "") -> DistributedWrite:
+        """One commit from many processes or machines: workers write parts, this process commits them together.
+
+        Independent of a transaction that is open; its base is the snapshot that this dataset shows.
+
+        Raises
+        ------
+        AccessDenied
+            This identity may not write.
+        InvalidInput
+            This is an earlier snapshot, to read only.
+        """
+        from sealedhealth.dataset.distributed import DistributedWrite
+
+        return DistributedWrite.begin(self.session, message)
 
     @contextmanager
     def _change(self, message: str) -> Iterator[_Change]:

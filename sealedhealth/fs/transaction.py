@@ -48,8 +48,8 @@ class SealedTransaction(FsspecTransaction):
             )
         return self._staged
 
-    def start(self, *, attach: bool = True) -> None:
-        """Begin, on the snapshot of now.
+    def start(self, *, attach: bool = True, staged: Transaction | None = None) -> None:
+        """Begin, on the snapshot of now, or with a transaction that has begun.
 
         Raises ``InvalidInput`` when the file system has an open transaction already, or this one was used.
         """
@@ -57,7 +57,7 @@ class SealedTransaction(FsspecTransaction):
             self._parent._check_free()  # noqa: SLF001 - a part of the file system, here and below
         if self._staged is not None:
             raise InvalidInput("A transaction can be used once.", next="Begin another.")
-        self._staged = self._parent.session.begin(self.message)
+        self._staged = self._parent.session.begin(self.message) if staged is None else staged
         self.fs = self._parent._joining(self)  # noqa: SLF001
         if attach:
             self._attached = True

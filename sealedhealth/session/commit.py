@@ -28,11 +28,11 @@ from sealedhealth.log.freshness import check_following, check_still_anchored
 from sealedhealth.log.link import LINK_LIMIT, MAX_CHANGES, ChangeRef, CheckpointRef, Link, file_digest
 from sealedhealth.log.names import change_name, link_name
 from sealedhealth.log.paths import parents
+from sealedhealth.log.replay import LogStep
 from sealedhealth.log.strict import microseconds
 from sealedhealth.session.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from sealedhealth.log.replay import LogStep
     from sealedhealth.session.engine import Engine, Loaded
 
 __all__ = ["CommitQueue", "Request", "submit"]
@@ -42,7 +42,7 @@ _ATTEMPTS = 200  #: races lost in a row before giving up
 
 @dataclass
 class Request:
-    """One change set that wants to be committed."""
+    """One change set that wants to be committed, perhaps with parts of it that other processes wrote."""
 
     change: ChangeSet
     raw: bytes = field(repr=False)
@@ -52,10 +52,16 @@ class Request:
     puts: Collection[str] = field(default=(), repr=False)
     deletes: Collection[str] = field(default=(), repr=False)
     checkpoint: CheckpointRef | None = None  #: a new hint, by authors who may set it
+    parts: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  #: more change sets, stored by their writers
     error: BaseException | None = None
     sequence: int | None = None
     taken: bool = False  #: somebody's batch has it
     offered: bool = False  #: the key service was given a link that names it, and did not surely refuse
+
+    @property
+    def files(self) -> dict[bytes, bytes]:
+        """The files of every change set that is committed by this, by id."""
+        return {self.change.change_id: self.raw, **self.parts}
 
     @property
     def undecided(self) -> bool:
@@ -123,9 +129,12 @@ class CommitQueue:
         """Take *request* and those of the same author that wait, too."""
         with self._mutex:
             author = request.change.author_id
-            batch = [r for r in self._waiting if r.change.author_id == author][:MAX_CHANGES]
-            if request not in batch:
-                batch = [*batch[: MAX_CHANGES - 1], request]
+            batch, room = [], MAX_CHANGES - len(request.files)
+            for other in self._waiting:
+                if other is not request and other.change.author_id == author and len(other.files) <= room:
+                    batch.append(other)
+                    room -= len(other.files)
+            batch.append(request)
             self._waiting = [r for r in self._waiting if r not in batch]
             for taken in batch:
                 taken.taken = True
@@ -184,12 +193,14 @@ def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
     state = loaded.state
     service = engine.context.service
     by_root = pending[0].change.author_id == ROOT_AUTHOR
+    files = {key: raw for request in pending for key, raw in request.files.items()}
+    keys = {key: value for request in pending for key, value in request.keys.items()}
     link = Link(
         dataset_id=engine.dataset_id,
         sequence=state.sequence + 1,
         parent=state.head,
         author_id=pending[0].change.author_id,
-        changes=tuple(ChangeRef(r.change.change_id, file_digest(r.raw), len(r.raw)) for r in pending),
+        changes=tuple(ChangeRef(key, file_digest(raw), len(raw)) for key, raw in files.items()),
         time_us=microseconds(service.now()),
         checkpoint=next((r.checkpoint for r in pending if r.checkpoint), None) or state.checkpoint,
     )
@@ -199,17 +210,21 @@ def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
         return False
     if len(raw) > LINK_LIMIT:
         raise SealedHealthError("Too many change sets for one link.")
-    files = {r.change.change_id: r.raw for r in pending}
     # Judge the link as every reader will, before it takes a number.
     trial = state.copy()
     known = len(trial.refusals)
     try:
-        trial.advance(trial.check_link(link.sequence, raw), raw, files)
+        accepted = trial.advance(trial.check_link(link.sequence, raw), raw, files)
     except IntegrityError as error:
         raise AccessDenied(f"Readers would not accept this commit: {error.what}") from error
-    if len(trial.refusals) > known:
+    refused = [refusal.reason for refusal in trial.refusals[known:]]
+    if not refused and any(request.parts for request in pending):
+        # What others wrote counts whole or not at all: also what stands in sealed sections is judged before.
+        step = LogStep(AnchorEntry(link.sequence, raw, service.now()), link, tuple(accepted))
+        refused = engine.refused_inside(trial, step, keys)
+    if refused:
         raise AccessDenied(
-            f"Readers would not accept this commit: {trial.refusals[-1].reason}",
+            f"Readers would not accept this commit: {refused[-1]}",
             safe="Nothing was committed.",
             next="Ask the data controller which role and prefix this author has; if a key was rotated, try again.",
         )
@@ -223,7 +238,7 @@ def _try_once(engine: Engine, pending: Sequence[Request]) -> bool:
     # From here on the commit stands, whatever happens next.
     fresh = state.copy()
     steps = engine.log.replay(fresh, [entry], files)
-    engine.adopt(fresh, steps, {key: value for r in pending for key, value in r.keys.items()})
+    engine.adopt(fresh, steps, keys)
     engine.store.put(link_name(link.sequence), raw)
     engine.healed = link.sequence
     return True

@@ -283,15 +283,7 @@ class Engine:
         """Make *state*, reached by *steps* from the current one, the newest; *keys* are data keys at hand."""
         with self.lock:
             loaded = self.loaded
-            contents = None
-            if loaded.contents is not None and state.policy is not None:
-                contents = {key: content.copy() for key, content in loaded.contents.items()}
-
-                def unwrap(wrapped: Sequence[WrappedKey]) -> Mapping[bytes, DataKey]:
-                    own = {w.key_id: keys[w.key_id] for w in wrapped if keys and w.key_id in keys}
-                    return {**self.unwrap([w for w in wrapped if w.key_id not in own]), **own}
-
-                apply_content(contents, state, steps, unwrap, compartments=state.policy.compartments)
+            contents = self._applied(state, steps, keys or {})
             self._loaded = Loaded(
                 state,
                 contents,
@@ -304,6 +296,32 @@ class Engine:
             self.seen.remember(state.sequence, file_digest(steps[-1].entry.link))
             self.queue.recognise(steps)
             return self._loaded
+
+    def _applied(
+        self, state: LogState, steps: Sequence[LogStep], keys: Mapping[bytes, DataKey]
+    ) -> dict[bytes, ContentState] | None:
+        """What *steps*, which lead from the current state to *state*, make of the content."""
+        current = self.loaded.contents
+        if current is None or state.policy is None:
+            return None
+        contents = {key: content.copy() for key, content in current.items()}
+
+        def unwrap(wrapped: Sequence[WrappedKey]) -> Mapping[bytes, DataKey]:
+            own = {w.key_id: keys[w.key_id] for w in wrapped if w.key_id in keys}
+            return {**self.unwrap([w for w in wrapped if w.key_id not in own]), **own}
+
+        apply_content(contents, state, steps, unwrap, compartments=state.policy.compartments)
+        return contents
+
+    def refused_inside(self, state: LogState, step: LogStep, keys: Mapping[bytes, DataKey]) -> list[str]:
+        """Why sealed sections of a *step* to *state*, which is not taken, would have no effect; none if unreadable."""
+        before = self.loaded.contents or {}
+        after = self._applied(state, [step], keys) or {}
+        return [
+            refusal.reason
+            for key, content in after.items()
+            for refusal in content.refusals[len(before[key].refusals) if key in before else 0 :]
+        ]
 
     def _open_newest(self) -> Loaded:
         trusted, ref = self.trusted_policy()

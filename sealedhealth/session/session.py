@@ -114,6 +114,11 @@ class Session:
         return self._pinned
 
     @property
+    def pinned(self) -> Snapshot:
+        """The snapshot, also for identities that cannot read: they see its number and digest."""
+        return self._pinned
+
+    @property
     def sequence(self) -> int:
         """The number of the pinned commit, also for identities that cannot read."""
         return self._pinned.sequence

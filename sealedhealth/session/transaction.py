@@ -392,10 +392,22 @@ class Transaction:
             finally:
                 self._finish()
 
+    @property
+    def _empty(self) -> bool:
+        return not (self._staging.puts or self._staging.deletes or self._tags)
+
     def _commit(self) -> Committed | None:
-        staging = self._staging
-        if not staging.puts and not staging.deletes and not self._tags:
+        if self._empty:
             return None
+        request = self._request = self._seal_change(os.urandom(16))
+        sequence = submit(self._engine, request)
+        self._session.committed(sequence)
+        inventory = request.change.inventory
+        return Committed(sequence, len(request.puts), len(request.deletes), sum(inventory.sizes))
+
+    def _seal_change(self, change_id: bytes) -> Request:
+        """Everything staged as a signed change set, with what there is to know of it when it is committed."""
+        staging = self._staging
         engine = self._engine
         age = engine.context.service.now() - self._started
         grace = timedelta(seconds=self._policy.settings.grace_s)
@@ -409,7 +421,6 @@ class Transaction:
         puts = staging.entries()
         sealing = self._sealer.key()
         wrapped = self._fresh_wraps()
-        change_id = os.urandom(16)
         section, inventory = self._section(puts, wrapped)
         ref, sealed = seal_section(
             engine.dataset_id, self._compartment, sealing.data_key, os.urandom(16), section.pack()
@@ -426,7 +437,7 @@ class Transaction:
             location=engine.location,
             sealed=(sealed,),
         )
-        request = self._request = Request(
+        return Request(
             change=change,
             raw=change.pack(engine.sign),
             keys=self._sealer.data_keys,
@@ -435,9 +446,6 @@ class Transaction:
             puts=frozenset(puts),
             deletes=frozenset(staging.deletes),
         )
-        sequence = submit(engine, request)
-        self._session.committed(sequence)
-        return Committed(sequence, len(puts), len(staging.deletes), sum(inventory.sizes))
 
     def _fresh_wraps(self) -> list[WrappedKey]:
         """The wraps of this transaction's data keys, renewed when the KEK was retired meanwhile."""

@@ -76,10 +76,13 @@ def walk(world, run, check, *, whole):
     return total, verdicts
 
 
-@pytest.mark.parametrize("name", operations.OPERATIONS)
+OPERATIONS = {**operations.OPERATIONS, "combine": operations.COMBINE}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_killed(world, name, long_walk, record_property):
     """Whatever was under way: all of it or nothing, everything committed before is whole, and work goes on."""
-    operation = operations.OPERATIONS[name]
+    operation = OPERATIONS[name]
     allowed = [operations.BEFORE, operation.outcome()] if operation.after else [{}, operations.BEFORE]
 
     def check(killed):

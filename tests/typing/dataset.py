@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import assert_type
 
 import sealedhealth as sh
-from sealedhealth.dataset import Change, Transferred
+from sealedhealth.dataset import Change, DistributedTask, DistributedWrite, Receipt, Transferred
+from sealedhealth.session import Committed
 
 
 def use(url: str) -> None:
@@ -25,4 +26,12 @@ def use(url: str) -> None:
     assert_type(ds.verify().files, int)
     assert_type(ds.gc(dry_run=True).bytes, int)
     assert_type(ds.destroy_key(commit=12).keys, tuple[str, ...])
+    with ds.distribute("labs, week 12") as job:
+        assert_type(job, DistributedWrite)
+        assert_type(job.task, DistributedTask)
+        with DistributedTask.from_json(job.task.to_json()).open(profile="worker") as part:
+            part.put_bytes(f"labs/{part.id}", b"x")
+        assert_type(part.receipt, Receipt | None)
+        job.add(part.receipt)
+    assert_type(job.result, Committed | None)
     assert_type(sh.__version__, str)

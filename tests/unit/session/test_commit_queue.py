@@ -5,6 +5,7 @@ import threading
 import pytest
 from adversary import World
 
+from sealedhealth.dataset import Dataset
 from sealedhealth.errors import AccessDenied, ConflictError
 from sealedhealth.session import commit
 
@@ -54,6 +55,21 @@ def test_independent_changes_share_a_link(world):
     assert world.newest() == before + 1
     assert set(world.files()) == {"here", *(f"file {n}" for n in range(5))}
     assert len(world.open().history()[-1].kinds) == 5
+
+
+def test_parts_count(world, monkeypatch):
+    """A link has room for so many change sets, the parts of distributed writes among them."""
+    monkeypatch.setattr(commit, "MAX_CHANGES", 4)
+    session = world.open()
+    job = Dataset(session).distribute()
+    for n in range(3):
+        with job.task.open(profile=world.controller) as part:
+            part.put_bytes(f"part {n}", b"x")
+        job.add(part.receipt)
+    before = world.newest()
+    assert together(session, [job, *(staged(session, f"file {n}") for n in range(5))]) == [None] * 6
+    assert all(len(info.kinds) <= 4 for info in world.open().history()[before + 1 :])
+    assert len(world.files()) == 9
 
 
 def test_same_path(world):
