@@ -34,7 +34,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 #: Only this machine can reach the servers.
 KEY, SECRET = "benchmark-key", "benchmark-secret"
 #: Bytes that a server may need in memory; with less room there it goes to the disk.
-ROOM = 16 << 30
+ROOM = 20 << 30
 
 
 @dataclass(frozen=True)
