@@ -61,7 +61,8 @@ def rclone(host: Host) -> Callable[..., None]:
     }
 
     def command(*arguments: str) -> None:
-        subprocess.run([run, "--quiet", *arguments], check=True, env=environment)
+        # a file that is there already is put again, as everybody else does
+        subprocess.run([run, "--quiet", "--ignore-times", *arguments], check=True, env=environment)
 
     return command
 

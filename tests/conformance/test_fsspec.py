@@ -19,7 +19,7 @@ from sealedhealth.fs import SealedFileSystem
 # The suites write file by file, as only a test should.
 pytestmark = pytest.mark.filterwarnings("ignore::sealedhealth.fs.ManyCommitsWarning")
 
-HOSTS = ["memory", "local", pytest.param("moto", marks=pytest.mark.moto), "memory by URL", "local by URL"]
+HOSTS = ["memory", "local", pytest.param("moto", marks=pytest.mark.moto), "local by URL"]
 
 
 class Places(AbstractFixtures):
